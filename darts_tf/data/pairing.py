@@ -1,0 +1,117 @@
+"""Pairs every training batch with a validation batch, which one step of the bilevel search needs.
+
+The weights learn from the first, the architecture parameters from the second (paper, algorithm 1).
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from darts_tf.data.arrays import checked_pair
+from darts_tf.data.augmentation import Augmentation, Statistics, checked_seed
+from darts_tf.data.streams import ArrayStream, DatasetStream
+from darts_tf.errors import InputError
+
+Half = tuple[np.ndarray, np.ndarray] | tf.data.Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairing:
+    """Batches of the training half, each with one of the validation half.
+
+    Attributes:
+        train: The stream for the weights; its epochs are the epochs of the search.
+        valid: The stream for the architecture parameters: one sweep after another, whatever the
+            epochs of `train` are. The authors draw a fresh random batch for every step instead,
+            from a loader rebuilt each time; here every example has come once before any comes
+            twice, and nothing is rebuilt.
+    """
+
+    train: ArrayStream | DatasetStream
+    valid: ArrayStream | DatasetStream
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches an epoch."""
+        return self.train.steps_per_epoch
+
+    def stream(self, start_step: int = 0) -> tf.data.Dataset:
+        """The pairs of batches from a step on, without end.
+
+        Args:
+            start_step: Steps to leave out, 0 or more: `stream(k)` yields exactly what `stream()`
+                yields from its step k on. Of arrays nothing is computed twice; a `tf.data.Dataset`
+                is read from its beginning, see `DatasetStream` for when that is exact.
+
+        Returns:
+            An endless data set of ((x, y), (x_valid, y_valid)).
+
+        Raises:
+            InputError: A negative start.
+        """
+        pairs = tf.data.Dataset.zip(self.train.batches(start_step), self.valid.batches(start_step))
+        return pairs.prefetch(tf.data.AUTOTUNE)
+
+
+def pair(
+    train: Half,
+    valid: Half,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+    statistics: Statistics | None = None,
+    drop_remainder: bool = False,
+) -> Pairing:
+    """Pairs the data for the weights with the data for the architecture parameters.
+
+    Args:
+        train: For the weights: a tuple (inputs, labels) of arrays, or a batched `tf.data.Dataset`
+            of (inputs, labels). Of arrays, the last batch of an epoch is smaller, as published.
+        valid: For the architecture parameters, likewise. Of arrays, all batches are full.
+        batch_size: Examples in a batch of arrays, 1..N. Published: 64 for both halves.
+        seed: 0 or more; decides shuffling and augmentation of arrays. The two halves use it
+            independently.
+        augmentation: What is done to images in arrays of both halves, as published; None for
+            nothing.
+        statistics: For the normalisation of images in arrays; None leaves it out.
+        drop_remainder: Leave out the smaller last batch of an epoch, so that all batches have one
+            shape.
+
+    Returns:
+        The pairing; it starts no work before it is iterated.
+
+    Raises:
+        InputError: Unusable arrays (different lengths, empty, wrong rank or type, not finite: the
+            first bad example is named), a batch larger than a half, a `tf.data.Dataset` that is
+            empty, not batched, or of unknown length (train), or settings for arrays given with two
+            data sets.
+    """
+    datasets = [isinstance(half, tf.data.Dataset) for half in (train, valid)]
+    if all(datasets) and (augmentation is not None or statistics is not None):
+        raise InputError(
+            "augmentation and statistics apply to arrays; received two tf.data.Dataset: map these "
+            "over the transform yourself, or give arrays."
+        )
+    seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(2, np.uint64)
+    streams = []
+    for name, half, is_dataset, half_seed in zip(
+        ("train", "valid"), (train, valid), datasets, seeds, strict=True
+    ):
+        if is_dataset:
+            streams.append(DatasetStream(half, needs_length=name == "train", name=name))
+            continue
+        remainder = "carry" if name == "valid" else "drop" if drop_remainder else "keep"
+        streams.append(
+            ArrayStream(
+                *checked_pair(name, half),
+                batch_size=batch_size,
+                seed=int(half_seed),
+                augmentation=augmentation,
+                statistics=statistics,
+                remainder=remainder,
+                name=name,
+            )
+        )
+    return Pairing(*streams)

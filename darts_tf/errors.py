@@ -1,0 +1,21 @@
+"""The one error a user can cause and mend: every room raises it, every program prints it as one line."""
+
+
+class InputError(ValueError):
+    """What the user gave (an argument, a flag, a file) cannot be used.
+
+    The message says what happened, what was expected, what was received and how to mend it. A program
+    prints it without a traceback and exits with code 1; any other exception is a defect and keeps its
+    traceback.
+    """
+
+
+def unknown_name(kind: str, name: object, known) -> InputError:
+    """The answer to an unknown name: the known ones.
+
+    Args:
+        kind: What the name should have named, for example "primitive".
+        name: What was received.
+        known: The names that would have been accepted.
+    """
+    return InputError(f"Unknown {kind} {name!r}. Known: {', '.join(sorted(map(str, known)))}.")

@@ -1,0 +1,105 @@
+"""Genotypes in files: read in either form, written as JSON without ever leaving half a file."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from darts_tf.errors import InputError
+from darts_tf.genotype.genotype import Genotype, RecurrentGenotype, from_json, parse_text
+from darts_tf.genotype.json_form import MAX_CHARACTERS, read_json
+
+
+def load(path: str | os.PathLike[str]) -> Genotype | RecurrentGenotype:
+    """Reads a genotype file: the JSON that `save` writes, or the published text form.
+
+    Raises:
+        InputError: The file cannot be read or holds no genotype; the message names it.
+    """
+    text = _read(path)
+    try:
+        return from_json(text) if _is_json(text) else parse_text(text)
+    except InputError as error:
+        raise InputError(f"Genotype file {os.fspath(path)}: {error}") from error
+
+
+def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How the genotype of a file was found, as given to `save`; empty for the published text form.
+
+    Raises:
+        InputError: The file cannot be read or holds no genotype; the message names it.
+    """
+    load(path)
+    text = _read(path)
+    return read_json(text)[2] if _is_json(text) else {}
+
+
+def save(
+    genotype: Genotype | RecurrentGenotype,
+    path: str | os.PathLike[str],
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a genotype as JSON; a reader sees the old file or the new one, never a part.
+
+    Args:
+        genotype: What to write.
+        path: The file, in a folder that exists.
+        provenance: Any JSON object that says how the genotype was found.
+
+    Raises:
+        InputError: `genotype` is none, `provenance` is not a JSON object, or the file cannot be
+            written.
+    """
+    if not isinstance(genotype, Genotype | RecurrentGenotype):
+        raise InputError(
+            f"Expected a Genotype or a RecurrentGenotype. Received: {type(genotype).__name__}."
+        )
+    text = genotype.to_json(provenance)
+    target = Path(path)
+    # In the same folder, because only within one file system is the replacement atomic.
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        try:
+            with open(partial, "x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write genotype file {target}: {error.strerror}. Give a file in a folder that "
+            "exists and that you may write to."
+        ) from error
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+def _read(path: str | os.PathLike[str]) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_CHARACTERS + 1)
+    except OSError as error:
+        raise InputError(
+            f"Cannot read genotype file {os.fspath(path)}: {error.strerror}. Give a file that "
+            "holds a genotype as JSON or as Genotype(...)."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"Cannot read genotype file {os.fspath(path)!r}: {error}.") from error
+    if len(content) > MAX_CHARACTERS:
+        raise InputError(
+            f"Genotype file {os.fspath(path)} is larger than {MAX_CHARACTERS} bytes. "
+            "Is this another kind of file?"
+        )
+    try:
+        # A byte order mark, which some editors write, is dropped.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"Genotype file {os.fspath(path)} is not UTF-8 text (byte {error.start}). "
+            "Is this another kind of file?"
+        ) from error

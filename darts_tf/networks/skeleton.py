@@ -1,0 +1,164 @@
+"""What the supernet and the evaluation network have in common: stem, cell plan, classifier, checks."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from darts_tf.errors import InputError
+from darts_tf.space import functional
+from darts_tf.space.block import View, kernel_initializer
+from darts_tf.space.primitives import Shapes
+
+MINIMUM_IMAGE_SIZE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class StemFunction:
+    """[ReLU,] (3x3 convolution, BatchNorm), the stride 1 or 2, as the function of a block."""
+
+    stride: int = 1
+    relu_first: bool = False
+
+    def kernels(self, channels_in: int, channels_out: int) -> Shapes:
+        """One 3x3 kernel."""
+        return {"conv/kernel": (3, 3, channels_in, channels_out)}
+
+    def norms(self) -> tuple[str, ...]:
+        """One."""
+        return ("bn",)
+
+    def __call__(self, weights, norms, x):
+        """Convolves and normalises; no activation follows."""
+        x = tf.nn.relu(x) if self.relu_first else x
+        return norms("bn", functional.convolution(x, weights["conv/kernel"], (self.stride,) * 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class CellPlan:
+    """Where a cell stands and how wide it is."""
+
+    channels: int
+    reduction: bool
+    reduction_before: bool
+
+
+def cell_plans(
+    num_cells: int, init_channels: int, reduction_before_first: bool = False
+) -> list[CellPlan]:
+    """The cells of a network: reductions at one and two thirds, the channels doubled at each.
+
+    Args:
+        num_cells: Number of cells; reductions stand at num_cells // 3 and 2 * num_cells // 3.
+        init_channels: Channels of the nodes of the first cells.
+        reduction_before_first: Whether the stem's two outputs differ in size by 2 (ImageNet).
+    """
+    plans, channels, reduction_before = [], init_channels, reduction_before_first
+    for index in range(num_cells):
+        reduction = index in (num_cells // 3, 2 * num_cells // 3)
+        channels *= 2 if reduction else 1
+        plans.append(CellPlan(channels, reduction, reduction_before))
+        reduction_before = reduction
+    return plans
+
+
+class Classifier(keras.layers.Layer):
+    """Global average pooling and a linear layer; weights and bias uniform in +-1 / sqrt(fan in).
+
+    Args:
+        channels: Channels of the input.
+        num_classes: Number of classes.
+
+    Input: (batch, height, width, channels). Output: (batch, num_classes) logits.
+    """
+
+    def __init__(self, channels: int, num_classes: int, name: str | None = None):
+        super().__init__(name=name)
+        bound = channels**-0.5
+        self.kernel = self.add_weight(
+            name="kernel", shape=(channels, num_classes), initializer=kernel_initializer()
+        )
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(num_classes,),
+            initializer=keras.initializers.RandomUniform(-bound, bound),
+        )
+        self.built = True
+
+    def named_parameters(self) -> dict[str, View]:
+        """kernel and bias."""
+        return {v.name: View(v, 0, tuple(v.shape)) for v in (self.kernel, self.bias)}
+
+    def named_statistics(self) -> dict[str, View]:
+        """None."""
+        return {}
+
+    def call(self, x):
+        """Pools and classifies."""
+        pooled = tf.reduce_mean(x, [1, 2])
+        return tf.matmul(pooled, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(
+            self.bias
+        )
+
+
+def by_path(parts: dict[str, keras.layers.Layer], method: str) -> dict:
+    """What a method of every part returns by name, with the part's name in front: "cell0/pre0/conv/kernel"."""
+    return {
+        f"{prefix}/{key}": value
+        for prefix, part in parts.items()
+        for key, value in getattr(part, method)().items()
+    }
+
+
+def check_positive(**numbers: int) -> None:
+    """Checks that every number is a positive integer.
+
+    Raises:
+        InputError: One is not; the message names it.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise InputError(f"{name} must be a positive integer. Received: {name}={number!r}.")
+
+
+def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple[int, int, int]:
+    """Checks that images are large enough.
+
+    Args:
+        image_shape: (height, width, channels).
+        halvings: How often the network halves height and width.
+
+    Raises:
+        InputError: The shape is not three positive integers, or a side is under 8 px or under 2 ** halvings.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(
+        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape
+    ):
+        raise InputError(
+            f"image_shape must be (height, width, channels), three positive integers. Received: {image_shape!r}."
+        )
+    least = max(MINIMUM_IMAGE_SIZE, 2**halvings)
+    if min(shape[:2]) < least:
+        raise InputError(
+            f"Images of {shape[0]}x{shape[1]} px are too small: this network halves them {halvings} times and "
+            f"needs at least {least} px in height and width. Resize the images or use fewer reductions."
+        )
+    return shape
+
+
+def check_images(x: tf.Tensor, image_shape: tuple[int, int, int]) -> None:
+    """Checks a batch against the shape that the network was made for.
+
+    Raises:
+        InputError: It has other channels or another size.
+    """
+    received = tuple(x.shape)[1:]
+    fits = len(received) == 3 and all(
+        got is None or got == wanted for got, wanted in zip(received, image_shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"The network was made for images of shape {image_shape} (height, width, channels). Received a "
+            f"batch of shape {tuple(x.shape)}. Make the network with image_shape={received}."
+        )

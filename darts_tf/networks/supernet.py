@@ -1,0 +1,158 @@
+"""Supernet: the network of the search, in which every edge is a mixed operation (paper, section 2.2)."""
+
+import keras
+import tensorflow as tf
+
+from darts_tf.genotype import CNN_PRIMITIVES, Genotype, derive, num_edges
+from darts_tf.networks import skeleton
+from darts_tf.space.block import Block, View
+from darts_tf.space.cells import SearchCell
+from darts_tf.space.primitives import activation_function, check_primitives
+
+STEM_MULTIPLIER = 3
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class Supernet(keras.Model):
+    """Stem, search cells, classifier; owns the architecture parameters.
+
+    All normal cells share `alphas_normal`, all reduction cells `alphas_reduce`; weights are never shared.
+    The alphas are variables outside `trainable_variables`: no optimizer, decay, clipping or gradient norm of
+    the weights sees them.
+
+    Args:
+        num_classes: Number of classes.
+        init_channels: Channels C of the nodes of the first cells (16 as published); doubled at reductions.
+        num_cells: Number of cells (8 as published); reductions stand at one and two thirds.
+        num_nodes: Intermediate nodes in a cell (4 as published).
+        image_shape: (height, width, channels) of the images; 8 px and up.
+        primitives: Candidates on every edge, in the order of alpha's columns.
+        activation: Activation of the candidates; a smooth one serves numeric checks.
+
+    Input: (batch, height, width, channels) normalised images. Output: (batch, num_classes) logits.
+
+    Raises:
+        InputError: A number is not positive, the images are too small, or a primitive is not known.
+
+    Reference:
+        Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search (ICLR 2019), sections 2 and 3.1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        init_channels: int = 16,
+        num_cells: int = 8,
+        num_nodes: int = 4,
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+        primitives: tuple[str, ...] = CNN_PRIMITIVES,
+        activation: str = "relu",
+        name: str = "supernet",
+    ):
+        super().__init__(name=name)
+        skeleton.check_positive(
+            num_classes=num_classes,
+            init_channels=init_channels,
+            num_cells=num_cells,
+            num_nodes=num_nodes,
+        )
+        plans = skeleton.cell_plans(num_cells, init_channels)
+        self.image_shape = skeleton.check_image_shape(image_shape, sum(p.reduction for p in plans))
+        self.primitives = check_primitives(tuple(primitives))
+        activation_function(activation)
+        self._config = {
+            "num_classes": num_classes,
+            "init_channels": init_channels,
+            "num_cells": num_cells,
+            "num_nodes": num_nodes,
+            "image_shape": list(self.image_shape),
+            "primitives": list(self.primitives),
+            "activation": activation,
+            "name": name,
+        }
+        before_last = last = STEM_MULTIPLIER * init_channels
+        self.stem = Block(skeleton.StemFunction(), self.image_shape[2], last, True, name="stem")
+        self.cells = []
+        for index, plan in enumerate(plans):
+            cell = SearchCell(
+                before_last,
+                last,
+                plan.channels,
+                plan.reduction,
+                plan.reduction_before,
+                num_nodes=num_nodes,
+                primitives=self.primitives,
+                activation=activation,
+                name=f"cell{index}",
+            )
+            self.cells.append(cell)
+            before_last, last = last, num_nodes * plan.channels
+        self.classifier = skeleton.Classifier(last, num_classes, name="classifier")
+        shape = (num_edges(num_nodes), len(self.primitives))
+        self.alphas_normal, self.alphas_reduce = (
+            # The paper starts at zero; the authors' code adds noise that breaks ties.
+            self.add_weight(
+                name=f"alphas_{kind}",
+                shape=shape,
+                initializer=keras.initializers.RandomNormal(stddev=1e-3),
+                trainable=False,
+                autocast=False,
+            )
+            for kind in ("normal", "reduce")
+        )
+        self.built = True
+
+    @property
+    def architecture_parameters(self) -> list[keras.Variable]:
+        """[alphas_normal, alphas_reduce], each (edges, primitives); 14 x 8 for the published cell."""
+        return [self.alphas_normal, self.alphas_reduce]
+
+    @property
+    def network_parameters(self) -> list[keras.Variable]:
+        """The weights w: everything that the weight optimizer trains, no alphas."""
+        return self.trainable_variables
+
+    def parts(self) -> dict[str, keras.layers.Layer]:
+        """Stem, cells and classifier by name."""
+        cells = {cell.name: cell for cell in self.cells}
+        return {"stem": self.stem, **cells, "classifier": self.classifier}
+
+    def named_parameters(self) -> dict[str, View]:
+        """The weights by path, such as "cell0/edge00_n0_p0/sep_conv_3x3/dw1/kernel"."""
+        return skeleton.by_path(self.parts(), "named_parameters")
+
+    def named_statistics(self) -> dict[str, View]:
+        """The running statistics by path."""
+        return skeleton.by_path(self.parts(), "named_statistics")
+
+    def call(self, x, training=False):
+        """Computes the logits."""
+        return self.forward(x, training)[-1]
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """The outputs of stem, every cell, and the logits last."""
+        skeleton.check_images(x, self.image_shape)
+        weights = {
+            False: tf.nn.softmax(tf.convert_to_tensor(self.alphas_normal)),
+            True: tf.nn.softmax(tf.convert_to_tensor(self.alphas_reduce)),
+        }
+        before_last = last = self.stem(x, training=training)
+        outputs = [last]
+        for cell in self.cells:
+            softmax = tf.cast(weights[cell.reduction], last.dtype)
+            before_last, last = last, cell(before_last, last, softmax, training=training)
+            outputs.append(last)
+        return [*outputs, self.classifier(last)]
+
+    def derive(self) -> Genotype:
+        """The discrete cells of the present alphas, by the published rule (paper, section 2.4)."""
+        normal, reduce = (alphas.numpy() for alphas in self.architecture_parameters)
+        return derive(normal, reduce, primitives=self.primitives)
+
+    def compute_output_shape(self, input_shape):
+        """(batch, num_classes)."""
+        return (input_shape[0], self._config["num_classes"])
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return dict(self._config)

@@ -1,0 +1,287 @@
+"""ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
+
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from darts_tf.errors import InputError, unknown_name
+from darts_tf.search import bilevel
+
+SUM = tf.distribute.ReduceOp.SUM
+
+
+class SearchSpace(Protocol):
+    """What a supernet must offer, beside being a built `keras.Model`."""
+
+    @property
+    def architecture_parameters(self) -> list[keras.Variable]:
+        """The alphas; variables with trainable=False, so that they are no weights."""
+
+    @property
+    def network_parameters(self) -> list[keras.Variable]:
+        """The weights; the same list as `trainable_variables`."""
+
+    def derive(self) -> Any:
+        """The discrete architecture of the present alphas."""
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class ArchitectureSearch(keras.Model):
+    """Searches: alternates one step of alpha on a validation batch with one step of w on a training batch.
+
+    Each step, as published: first alpha, by one of three gradients (`darts_tf.search.bilevel`); then the
+    weights with the new alpha on the same training batch. All passes use the statistics of the batch. The
+    running statistics are updated by the weight step only. (In the authors' code every pass updates them,
+    those at perturbed weights too. They affect evaluation only.)
+
+    Args:
+        supernet: A built Keras model with `architecture_parameters`, `network_parameters` and `derive()`.
+        order: "first", "second_fd" (as published) or "second_exact".
+
+    Use:
+        search = ArchitectureSearch(supernet, order="second_exact")
+        search.compile(optimizer=..., arch_optimizer=..., loss=..., metrics=["accuracy"])
+        search.fit(darts_tf.pair(train, validation), validation_data=validation, epochs=50)
+        genotype = search.derive()
+
+    Raises:
+        InputError: The order is not known, or the supernet lacks a member or is not built.
+    """
+
+    def __init__(self, supernet: SearchSpace, order: str = "second_exact", name: str = "search"):
+        super().__init__(name=name)
+        if order not in bilevel.ORDERS:
+            raise unknown_name("order", order, bilevel.ORDERS)
+        _check_supernet(supernet)
+        self.supernet = supernet
+        self.order = order
+        self._train_loss = keras.metrics.Mean(name="loss")
+        self._validation_loss = keras.metrics.Mean(name="arch_loss")
+        self.built = True
+
+    def call(self, x, training=False):
+        """The supernet's output."""
+        return self.supernet(x, training=training)
+
+    def compile(self, optimizer, arch_optimizer, loss, metrics=None, **options):
+        """Sets what trains and what is measured.
+
+        Args:
+            optimizer: Of the weights. The virtual step is the step that it would take next: known for
+                `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its learning rate
+                for all others.
+            arch_optimizer: Of the alphas.
+            loss: A Keras loss or its name.
+            metrics: Keras metrics or their names, of the training batches.
+            **options: As for `keras.Model.compile`.
+        """
+        optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
+        super().compile(optimizer=optimizer, metrics=metrics, **options)
+        self.arch_optimizer = arch_optimizer
+        self.per_example_loss = _per_example(loss)
+        optimizer.build(self.supernet.network_parameters)
+        arch_optimizer.build(self.supernet.architecture_parameters)
+
+    def fit(self, x=None, **options):
+        """Runs the search; as `keras.Model.fit`.
+
+        Args:
+            x: A `darts_tf.pair(...)`, or any data set of pairs of batches ((x, y), (x_val, y_val)).
+            **options: As for `keras.Model.fit`.
+        """
+        if hasattr(x, "steps_per_epoch") and hasattr(x, "stream"):
+            # One iterator serves all epochs, so that the validation stream goes on where it was.
+            options.setdefault("steps_per_epoch", x.steps_per_epoch)
+            x = x.stream(options.get("initial_epoch", 0) * x.steps_per_epoch)
+        self._build_metrics(x)
+        return super().fit(x, **options)
+
+    def _build_metrics(self, dataset) -> None:
+        """Makes the metrics' variables; Keras would look for x and y in the pair of batches, where they are not."""
+        if not isinstance(dataset, tf.data.Dataset):
+            raise InputError(
+                "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs of batches. "
+                f"Received: {type(dataset).__name__}."
+            )
+        (x, y, _), _ = _unpack_pair(dataset.element_spec)
+        outputs = self.supernet.compute_output_shape((1, *x.shape[1:]))
+        self.compute_metrics(None, tf.zeros([1, *y.shape[1:]], y.dtype), tf.zeros(outputs))
+        self.reset_metrics()
+
+    def train_step(self, data):
+        """One step of alpha, then one step of w."""
+        train, validation = _unpack_pair(data)
+        context = tf.distribute.get_replica_context()
+
+        def reduce(tensor):
+            if context.num_replicas_in_sync == 1:
+                return tensor
+            return context.all_reduce(SUM, tensor)
+
+        variables = self.supernet.network_parameters
+        w = _flatten([tf.convert_to_tensor(v) for v in variables])
+        alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
+        train_loss = self.loss_function(train, reduce)
+        validation_loss = self.loss_function(validation, reduce)
+
+        # Order of the paper's algorithm 1: alpha first.
+        gradient = bilevel.architecture_gradient(
+            self.order, train_loss, validation_loss, w, alphas, self._virtual_step(), reduce
+        )
+        # A Keras optimizer sums over the replicas itself.
+        self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
+
+        alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(w)
+            loss, outputs, state = self._evaluate(train, w, alphas, reduce)
+        g = _unflatten(tape.gradient(loss, w), variables)
+        for variable, value in zip(self.supernet.non_trainable_variables, state, strict=True):
+            if not any(variable is a for a in self.supernet.architecture_parameters):
+                variable.assign(value)
+        self.optimizer.apply(g, variables)
+
+        self._update_loss(self._train_loss, loss, train)
+        self._update_loss(self._validation_loss, gradient.validation_loss, validation)
+        return self.compute_metrics(train[0], train[1], outputs, train[2])
+
+    def test_step(self, data):
+        """Evaluates the supernet with running statistics."""
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self.supernet(x, training=False)
+        losses = self.per_example_loss(y, outputs)
+        self._train_loss.update_state(losses, sample_weight=weight)
+        results = self.compute_metrics(x, y, outputs, weight)
+        results.pop("arch_loss")
+        return results
+
+    def derive(self) -> Any:
+        """The discrete architecture of the present alphas."""
+        return self.supernet.derive()
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            "supernet": keras.saving.serialize_keras_object(self.supernet),
+            "order": self.order,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The search of `get_config`."""
+        return cls(
+            **{**config, "supernet": keras.saving.deserialize_keras_object(config["supernet"])}
+        )
+
+    def _virtual_step(self) -> bilevel.VirtualStep:
+        """The step that the weight optimizer would take next."""
+        optimizer, variables = self.optimizer, self.supernet.network_parameters
+        xi = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), variables[0].dtype)
+        if hasattr(optimizer, "momentum_buffers"):
+            buffer = _flatten([tf.convert_to_tensor(b) for b in optimizer.momentum_buffers])
+            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, optimizer.l2)
+        if (
+            isinstance(optimizer, keras.optimizers.SGD)
+            and optimizer.momentum
+            and not optimizer.nesterov
+        ):
+            # Keras keeps the velocity m = -xi * b: mu * b = -mu * m / xi.
+            velocity = _flatten([tf.convert_to_tensor(m) for m in optimizer.momentums])
+            return bilevel.VirtualStep(xi, optimizer.momentum, -velocity / xi)
+        return bilevel.VirtualStep(xi)
+
+    def _evaluate(self, batch, w, alphas, reduce):
+        """Loss (this replica's share of the global mean), outputs and new state at given weights and alphas."""
+        x, y, weight = batch
+        architecture = self.supernet.architecture_parameters
+        given = dict(zip(map(id, architecture), alphas, strict=True))
+        outputs, state = self.supernet.stateless_call(
+            _unflatten(w, self.supernet.network_parameters),
+            [
+                given.get(id(v), tf.convert_to_tensor(v))
+                for v in self.supernet.non_trainable_variables
+            ],
+            x,
+            training=True,
+        )
+        losses = self.per_example_loss(y, outputs)
+        if weight is None:
+            total, count = tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype)
+        else:
+            weight = tf.cast(weight, losses.dtype)
+            total, count = tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
+        return total / reduce(count), outputs, state
+
+    def loss_function(self, batch, reduce=lambda tensor: tensor) -> bilevel.Loss:
+        """The loss of a batch as a pure function of weights and alphas.
+
+        Args:
+            batch: (x, y, weight of each example or None).
+            reduce: Sums over the replicas.
+
+        Returns:
+            A function (w, alphas) -> scalar; w one vector of all weights in the order of
+            `network_parameters`, alphas a list of tensors. Nothing is assigned, running statistics included.
+        """
+        return lambda w, alphas: self._evaluate(batch, w, alphas, reduce)[0]
+
+    def _update_loss(self, metric, share, batch) -> None:
+        """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
+        replicas = tf.cast(tf.distribute.get_replica_context().num_replicas_in_sync, share.dtype)
+        metric.update_state(
+            share * replicas, sample_weight=tf.cast(tf.shape(batch[1])[0], share.dtype)
+        )
+
+
+def _flatten(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """One vector of all tensors: the w of the paper, so that its equations are one line each."""
+    return tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)
+
+
+def _unflatten(vector: tf.Tensor, like: list[keras.Variable]) -> list[tf.Tensor]:
+    """The tensors of a vector, shaped like the variables."""
+    pieces = tf.split(vector, [int(tf.TensorShape(v.shape).num_elements()) for v in like])
+    return [tf.reshape(piece, v.shape) for piece, v in zip(pieces, like, strict=True)]
+
+
+def _unpack_pair(data):
+    """((x, y[, weight]), (x_val, y_val[, weight]))."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise InputError(
+            "A search step needs a pair of batches ((x, y), (x_val, y_val)), one for the weights and one for "
+            "the alphas. Make the data with darts_tf.pair(train, validation)."
+        )
+    return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in data)
+
+
+def _per_example(loss):
+    """A function (y, outputs) -> (batch,) losses, of a Keras loss or its name."""
+    loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        return loss.call
+    return loss
+
+
+def _check_supernet(supernet) -> None:
+    missing = [
+        name
+        for name in ("architecture_parameters", "network_parameters", "derive")
+        if not hasattr(supernet, name)
+    ]
+    if not isinstance(supernet, keras.Model) or missing:
+        raise InputError(
+            "supernet must be a keras.Model with architecture_parameters, network_parameters and derive(). "
+            f"Received: {type(supernet).__name__}"
+            + (f" without {', '.join(missing)}." if missing else ".")
+        )
+    if not supernet.built:
+        raise InputError(
+            "supernet must be built before the search: call it once on a batch of inputs."
+        )
+    if any(v.trainable for v in supernet.architecture_parameters):
+        raise InputError(
+            "The architecture parameters must be variables with trainable=False: as trainable ones they would "
+            "be weights too. Make them with add_weight(..., trainable=False)."
+        )

@@ -1,0 +1,198 @@
+"""Cells: the directed acyclic graph that is searched, and the one that is derived (paper, section 2.1).
+
+Node 0 is the output of the cell before the last, node 1 that of the last cell; intermediate nodes count
+from 2 and sum what comes in; the output joins nodes in the channels. Rows of alpha are ordered by target
+node, then source node.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from darts_tf.space.block import Block, PrimitiveFunction, View
+from darts_tf.space.mixed import MixedOperation
+from darts_tf.space.primitives import FACTORIZED_REDUCE, RELU_CONV_BN, primitive
+
+INPUT_NODES = 2
+
+
+def stride_of_edge(source: int, reduction: bool) -> int:
+    """2 on the edges that leave the two inputs of a reduction cell, else 1."""
+    return 2 if reduction and source < INPUT_NODES else 1
+
+
+class Cell(keras.layers.Layer):
+    """What both kinds of cell share: preprocessing of the two inputs to the cell's channels and size.
+
+    Args:
+        channels_before_last: Channels of the first input, the output of the cell before the last.
+        channels_last: Channels of the second input, the output of the last cell.
+        channels: Channels of every node.
+        reduction: Whether the cell halves height and width.
+        reduction_before: Whether the last cell did; the first input is then twice too large.
+        search: Search form (BatchNorm without scale and shift) or evaluation form.
+        activation: Name of the activation.
+    """
+
+    def __init__(
+        self,
+        channels_before_last: int,
+        channels_last: int,
+        channels: int,
+        reduction: bool,
+        reduction_before: bool,
+        search: bool,
+        activation: str,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.reduction = reduction
+        first = FACTORIZED_REDUCE if reduction_before else RELU_CONV_BN
+        self.preprocess = []
+        for index, (operation, width) in enumerate(
+            ((first, channels_before_last), (RELU_CONV_BN, channels_last))
+        ):
+            function = PrimitiveFunction(
+                operation, 2 if operation is FACTORIZED_REDUCE else 1, search, activation
+            )
+            self.preprocess.append(Block(function, width, channels, not search, name=f"pre{index}"))
+        self.built = True
+
+    def blocks(self) -> list[Block]:
+        """All blocks of the cell, in order."""
+        return list(self.preprocess)
+
+    def named_parameters(self) -> dict[str, View]:
+        """The trainable weights by path, such as "pre0/conv/kernel"."""
+        return {
+            f"{b.name}/{key}": v for b in self.blocks() for key, v in b.named_parameters().items()
+        }
+
+    def named_statistics(self) -> dict[str, View]:
+        """The running statistics by path, such as "pre0/bn/moving_mean"."""
+        return {
+            f"{b.name}/{key}": v for b in self.blocks() for key, v in b.named_statistics().items()
+        }
+
+    def input_nodes(
+        self, before_last: tf.Tensor, last: tf.Tensor, training: bool
+    ) -> list[tf.Tensor]:
+        """Nodes 0 and 1."""
+        inputs = (before_last, last)
+        return [
+            block(x, training=training) for block, x in zip(self.preprocess, inputs, strict=True)
+        ]
+
+
+class SearchCell(Cell):
+    """A cell in which every node has a mixed operation from every earlier node.
+
+    Args:
+        num_nodes: Number of intermediate nodes; all of them are joined in the output (4 as published).
+        primitives: Names of the candidates.
+
+    Call arguments:
+        before_last, last: (batch, height, width, channels) outputs of the two cells before.
+        softmax: (edges, candidates) mixing weights, each row a softmax.
+        training: Whether BatchNorm uses the batch's statistics.
+
+    Output: (batch, height / s, width / s, num_nodes * channels), s = 2 in a reduction cell.
+    """
+
+    def __init__(self, *args, num_nodes: int, primitives: tuple[str, ...], **kwargs):
+        super().__init__(*args, search=True, **kwargs)
+        channels, activation = self.preprocess[1].channels, kwargs["activation"]
+        self.nodes = []
+        edge = 0
+        for node in range(num_nodes):
+            incoming = []
+            for source in range(INPUT_NODES + node):
+                incoming.append(
+                    MixedOperation(
+                        primitives,
+                        channels,
+                        stride_of_edge(source, self.reduction),
+                        activation,
+                        name=f"edge{edge:02d}_n{node}_p{source}",
+                    )
+                )
+                edge += 1
+            self.nodes.append(incoming)
+
+    def blocks(self) -> list[Block]:
+        """All blocks of the cell, in order."""
+        return [*super().blocks(), *(block for incoming in self.nodes for block in incoming)]
+
+    def call(self, before_last, last, softmax, training=False):
+        """node_i = sum over j < i of m_(i,j)(node_j)."""
+        states = self.input_nodes(before_last, last, training)
+        rows = iter(tf.unstack(softmax))
+        for incoming in self.nodes:
+            mixed = [
+                operation(state, next(rows), training=training)
+                for operation, state in zip(incoming, states, strict=True)
+            ]
+            states.append(tf.add_n(mixed))
+        return tf.concat(states[INPUT_NODES:], -1)
+
+
+class DerivedCell(Cell):
+    """A cell of a genotype: every node sums the few operations that were kept.
+
+    Args:
+        nodes: For each intermediate node its (primitive, source) pairs.
+        concat: Nodes that are joined in the output.
+
+    Call arguments:
+        before_last, last: (batch, height, width, channels) outputs of the two cells before.
+        keep: Factor of every operation's output, (batch,) each, or None: drop path.
+        training: Whether BatchNorm uses the batch's statistics.
+
+    Output: (batch, height / s, width / s, len(concat) * channels), s = 2 in a reduction cell.
+    """
+
+    def __init__(
+        self,
+        *args,
+        nodes: Sequence[Sequence[tuple[str, int]]],
+        concat: Sequence[int],
+        **kwargs,
+    ):
+        super().__init__(*args, search=False, activation="relu", **kwargs)
+        channels = self.preprocess[1].channels
+        self.sources = tuple(tuple(source for _, source in node) for node in nodes)
+        self.concat = tuple(concat)
+        self.operations = []
+        self.droppable = []
+        for index, (number, name, source) in enumerate(
+            (number, name, source) for number, node in enumerate(nodes) for name, source in node
+        ):
+            stride = stride_of_edge(source, self.reduction)
+            function = PrimitiveFunction(primitive(name), stride)
+            block = Block(
+                function, channels, channels, True, name=f"op{index}_n{number}_p{source}_{name}"
+            )
+            self.operations.append(block)
+            # Drop path spares the identity (a skip connection at stride 1).
+            self.droppable.append(not (name == "skip_connect" and stride == 1))
+
+    def blocks(self) -> list[Block]:
+        """All blocks of the cell, in order."""
+        return [*super().blocks(), *self.operations]
+
+    def call(self, before_last, last, keep=None, training=False):
+        """node_i = sum over the kept edges of o(node_j), each dropped by its own mask."""
+        states = self.input_nodes(before_last, last, training)
+        operations = iter(zip(self.operations, self.droppable, strict=True))
+        factors = iter(keep or ())
+        for sources in self.sources:
+            kept = []
+            for source in sources:
+                operation, droppable = next(operations)
+                y = operation(states[source], training=training)
+                if keep is not None and droppable:
+                    y *= tf.cast(next(factors), y.dtype)[:, None, None, None]
+                kept.append(y)
+            states.append(tf.add_n(kept))
+        return tf.concat([states[node] for node in self.concat], -1)

@@ -1,0 +1,280 @@
+"""The candidate operations of the convolutional cell, registered by name (paper, section 3; code of the authors).
+
+A primitive owns no variables. It names the weights and the BatchNorms that it needs and is a pure function
+of them, so that the same primitive serves the mixed operation of the search, the derived cell, and any
+weights that the virtual step or a test wants to evaluate it at.
+
+The search form has BatchNorms without scale and shift, and one behind each pool; the evaluation form has
+both scale and shift, and bare pools (authors' networks; the paper's reason: a scale could undo the mixing
+weights).
+"""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from darts_tf.errors import InputError, unknown_name
+from darts_tf.space import functional
+
+Shapes = dict[str, tuple[int, ...]]
+Normalise = Callable[[str, tf.Tensor], tf.Tensor]
+Activation = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Primitive:
+    """One operation from `channels_in` to `channels_out` channels at stride 1 or 2."""
+
+    def kernels(self, channels_in: int, channels_out: int, stride: int) -> Shapes:
+        """Names and shapes of the weights, BatchNorm's scale and shift left out."""
+        return {}
+
+    def norms(self, stride: int, search: bool) -> tuple[str, ...]:
+        """Names of the BatchNorms, each over `channels_out` channels."""
+        return ()
+
+    def apply(
+        self,
+        x: tf.Tensor,
+        kernels: Mapping[str, tf.Tensor],
+        normalise: Normalise,
+        stride: int,
+        search: bool,
+        activation: Activation,
+    ) -> tf.Tensor:
+        """Computes (batch, height, width, channels in) -> (batch, height / stride, width / stride, channels out).
+
+        Args:
+            x: The input; odd sizes are rounded up when divided by the stride.
+            kernels: The weights named by `kernels`.
+            normalise: Applies the BatchNorm of a name to a tensor.
+            stride: 1 or 2.
+            search: Search form or evaluation form.
+            activation: ReLU in the published space.
+        """
+        raise TypeError(
+            f"{type(self).__name__} must define apply(), the tensor function of the primitive."
+        )
+
+
+class Zero(Primitive):
+    """No connection. It takes part in the softmax of the mixed operation and never in a derived cell."""
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """0 * x at the output's size; a NaN or infinity in x shows."""
+        return x[:, ::stride, ::stride] * 0
+
+
+class Pool(Primitive):
+    """3x3 pooling, followed by BatchNorm in the search form only."""
+
+    def __init__(self, pool: Callable[[tf.Tensor, int], tf.Tensor]):
+        self.pool = pool
+
+    def norms(self, stride, search):
+        """One in the search form, none in the evaluation form."""
+        return ("bn",) if search else ()
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """pool [- BatchNorm]."""
+        y = self.pool(x, stride)
+        return normalise("bn", y) if search else y
+
+
+class SeparableConvolution(Primitive):
+    """(activation, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise one has the stride."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def kernels(self, channels_in, channels_out, stride):
+        """The first 1x1 convolution keeps the number of channels."""
+        depthwise = (self.size, self.size, channels_in, 1)
+        return {
+            "dw1/kernel": depthwise,
+            "pw1/kernel": (1, 1, channels_in, channels_in),
+            "dw2/kernel": depthwise,
+            "pw2/kernel": (1, 1, channels_in, channels_out),
+        }
+
+    def norms(self, stride, search):
+        """Two."""
+        return ("bn1", "bn2")
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """No BatchNorm and no activation between a depthwise and its 1x1 convolution."""
+        h = functional.depthwise(activation(x), kernels["dw1/kernel"], stride)
+        h = normalise("bn1", functional.pointwise(h, kernels["pw1/kernel"]))
+        h = functional.depthwise(activation(h), kernels["dw2/kernel"])
+        return normalise("bn2", functional.pointwise(h, kernels["pw2/kernel"]))
+
+
+class DilatedConvolution(Primitive):
+    """Activation, depthwise k x k with dilation 2, 1x1, BatchNorm; once, not repeated."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def kernels(self, channels_in, channels_out, stride):
+        """One depthwise and one 1x1 kernel."""
+        return {
+            "dw/kernel": (self.size, self.size, channels_in, 1),
+            "pw/kernel": (1, 1, channels_in, channels_out),
+        }
+
+    def norms(self, stride, search):
+        """One."""
+        return ("bn",)
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """Activation - depthwise - 1x1 - BatchNorm."""
+        h = functional.depthwise(activation(x), kernels["dw/kernel"], stride, dilation=2)
+        return normalise("bn", functional.pointwise(h, kernels["pw/kernel"]))
+
+
+class Convolution1x7Then7x1(Primitive):
+    """Activation, full 1x7 convolution, full 7x1 convolution, BatchNorm (in AmoebaNet's cells only)."""
+
+    def kernels(self, channels_in, channels_out, stride):
+        """The 1x7 kernel is applied first, in spite of the primitive's published name."""
+        return {
+            "conv1x7/kernel": (1, 7, channels_in, channels_out),
+            "conv7x1/kernel": (7, 1, channels_out, channels_out),
+        }
+
+    def norms(self, stride, search):
+        """One."""
+        return ("bn",)
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """The stride is horizontal in the first convolution and vertical in the second."""
+        h = functional.convolution(activation(x), kernels["conv1x7/kernel"], (1, stride))
+        h = functional.convolution(h, kernels["conv7x1/kernel"], (stride, 1))
+        return normalise("bn", h)
+
+
+class ReluConvBn(Primitive):
+    """Activation, 1x1 convolution, BatchNorm: the preprocessing of a cell's input."""
+
+    def kernels(self, channels_in, channels_out, stride):
+        """One 1x1 kernel."""
+        return {"conv/kernel": (1, 1, channels_in, channels_out)}
+
+    def norms(self, stride, search):
+        """One."""
+        return ("bn",)
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """Activation - 1x1 - BatchNorm."""
+        return normalise("bn", functional.pointwise(activation(x), kernels["conv/kernel"]))
+
+
+class FactorizedReduce(Primitive):
+    """Halves the size by two 1x1 convolutions, on the even and on the odd pixels, side by side in the channels.
+
+    At an odd size the odd pixels are one fewer than the even ones; a row or column of zeros is added behind
+    the activation so that both halves agree. (The authors' code fails there; at even sizes nothing is added.)
+    """
+
+    def kernels(self, channels_in, channels_out, stride):
+        """Half of the output channels each; an odd number leaves one more to the even pixels."""
+        odd = channels_out // 2
+        return {
+            "conv1/kernel": (1, 1, channels_in, channels_out - odd),
+            "conv2/kernel": (1, 1, channels_in, odd),
+        }
+
+    def norms(self, stride, search):
+        """One over both halves."""
+        return ("bn",)
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """Pixels (0, 0), (0, 2), ... first, then (1, 1), (1, 3), ..."""
+        h = activation(x)
+        height, width = (h.shape[axis] or tf.shape(h)[axis] for axis in (1, 2))
+        h = tf.pad(h, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
+        even = functional.pointwise(h[:, ::2, ::2], kernels["conv1/kernel"])
+        odd = functional.pointwise(h[:, 1::2, 1::2], kernels["conv2/kernel"])
+        return normalise("bn", tf.concat([even, odd], -1))
+
+
+class SkipConnect(Primitive):
+    """The identity at stride 1 (no activation, no BatchNorm), a factorized reduction at stride 2."""
+
+    def kernels(self, channels_in, channels_out, stride):
+        """None at stride 1."""
+        return {} if stride == 1 else FACTORIZED_REDUCE.kernels(channels_in, channels_out, stride)
+
+    def norms(self, stride, search):
+        """None at stride 1."""
+        return () if stride == 1 else FACTORIZED_REDUCE.norms(stride, search)
+
+    def apply(self, x, kernels, normalise, stride, search, activation):
+        """x itself at stride 1."""
+        if stride == 1:
+            return x
+        return FACTORIZED_REDUCE.apply(x, kernels, normalise, stride, search, activation)
+
+
+RELU_CONV_BN = ReluConvBn()
+FACTORIZED_REDUCE = FactorizedReduce()
+
+PRIMITIVES: dict[str, Primitive] = {
+    "none": Zero(),
+    "max_pool_3x3": Pool(functional.max_pool),
+    "avg_pool_3x3": Pool(functional.average_pool),
+    "skip_connect": SkipConnect(),
+    "sep_conv_3x3": SeparableConvolution(3),
+    "sep_conv_5x5": SeparableConvolution(5),
+    "dil_conv_3x3": DilatedConvolution(3),
+    "dil_conv_5x5": DilatedConvolution(5),
+    "sep_conv_7x7": SeparableConvolution(7),
+    "conv_7x1_1x7": Convolution1x7Then7x1(),
+}
+"""Every primitive by name; a new one is a class here and a name in `darts_tf.genotype`."""
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": tf.nn.relu,
+    "softplus": tf.nn.softplus,
+    "tanh": tf.tanh,
+}
+"""ReLU as published; the smooth ones have no kinks, for numeric checks of second derivatives."""
+
+
+def primitive(name: str) -> Primitive:
+    """The primitive of a name.
+
+    Raises:
+        InputError: The name is not known; the message lists the known ones.
+    """
+    if name not in PRIMITIVES:
+        raise unknown_name("primitive", name, PRIMITIVES)
+    return PRIMITIVES[name]
+
+
+def activation_function(name: str) -> Activation:
+    """The activation of a name.
+
+    Raises:
+        InputError: The name is not known; the message lists the known ones.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def check_primitives(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The candidates of a search space, checked.
+
+    Raises:
+        InputError: A name is not known, is given twice, or fewer than one operation that computes is left.
+    """
+    for name in names:
+        primitive(name)
+    if len(set(names)) != len(names):
+        raise InputError(f"Every primitive can be a candidate once. Received: {', '.join(names)}.")
+    if not set(names) - {"none"}:
+        raise InputError(
+            "A search space needs at least one primitive other than 'none'. "
+            f"Received: {', '.join(names) or 'no names'}."
+        )
+    return tuple(names)

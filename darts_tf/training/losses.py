@@ -1,0 +1,25 @@
+"""The label-smoothed loss of the published ImageNet runs."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+
+def label_smoothed_cross_entropy(smoothing: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Cross-entropy against (1 - smoothing) * onehot + smoothing / classes.
+
+    Args:
+        smoothing: In [0, 1); 0.1 as published for ImageNet.
+
+    Returns:
+        A function of labels (batch,) and logits (batch, classes) to losses (batch,).
+    """
+
+    def loss(labels, logits):
+        targets = tf.one_hot(tf.reshape(labels, [-1]), logits.shape[-1], dtype=logits.dtype)
+        return keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True, label_smoothing=smoothing
+        )
+
+    return loss

@@ -1,0 +1,29 @@
+"""Shared by all tests: flags readable, graphs quick to start, no precision left behind."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import keras
+import pytest
+import tensorflow as tf
+from absl import flags
+
+
+def pytest_configure(config):
+    flags.FLAGS.mark_as_parsed()
+    # Every graph here runs a few times; the optimizer would take longer than all of its steps.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture
+def precision(request):
+    """Keras in the precision that a test asks for by indirect parametrization; float64 by default."""
+    wanted = getattr(request, "param", "float64")
+    before = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx(wanted)
+    keras.config.set_dtype_policy(wanted)
+    yield wanted
+    keras.config.set_dtype_policy(before[0])
+    keras.config.set_floatx(before[1])

@@ -1,0 +1,271 @@
+"""Data sets by name: the digits, tiny data sets in the tensorflow-datasets format, errors."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from darts_tf.data import load_images, search_split
+from darts_tf.data.sources import PUBLISHED_STATISTICS, channel_statistics
+from darts_tf.errors import InputError
+
+REAL = pathlib.Path(
+    os.environ.get(
+        "DARTS_TF_DATA", pathlib.Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    )
+)
+
+
+def pictures(count, side=8, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def store(data_dir, name, splits, shape=(8, 8, 3), version="1.0.0", config=None, text=False):
+    """Writes a data set in the tensorflow-datasets format; splits: {name: (images, labels)}."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["cat", "dog", "owl"]),
+            **({"image": tfds.features.Text()} if text else {}),
+        }
+    )
+    folder = pathlib.Path(data_dir, name, config or "", version)
+    folder.mkdir(parents=True)
+    infos = []
+    for split, (x, y) in splits.items():
+        file = folder / f"{name}-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for image, label in zip(x, y, strict=True):
+                example = features.encode_example({"image": image, "label": int(label)})
+                writer.write(features.serialize_example(example))
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(y)],
+                num_bytes=file.stat().st_size,
+                filename_template=tfds.core.ShardedFileTemplate(
+                    data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
+                ),
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder), features=features, split_infos=infos, check_data=False
+    )
+
+
+def part(count, seed, **settings):
+    return pictures(count, seed=seed, **settings), np.arange(count) % 3
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """One folder with several tiny data sets."""
+    root = str(tmp_path_factory.mktemp("prepared"))
+    two = {"train": part(20, 1), "test": part(7, 2)}
+    store(root, "cifar10", two, version="3.0.2")
+    store(root, "three_parts", {**two, "validation": part(5, 3)})
+    store(root, "no_test", {"train": part(6, 1), "validation": part(5, 3)})
+    store(root, "only_train", {"train": part(6, 1)})
+    store(root, "versions", two, version="1.9.0")
+    store(root, "versions", {"train": part(9, 4), "test": part(7, 2)}, version="1.10.0")
+    mixed = [pictures(1, side)[0] for side in (8, 9, 8)]
+    store(root, "sizes", {"train": (mixed, [0, 1, 2]), "test": part(3, 2)}, (None, None, 3))
+    store(root, "one_size", {"train": part(4, 1), "test": part(3, 2)}, (None, None, 3))
+    store(root, "words", {"train": (["a", "b"], [0, 1]), "test": (["c"], [2])}, text=True)
+    store(root, "many", two, config="small")
+    store(root, "many", two, config="large")
+    return root
+
+
+def test_digits_are_rescaled_and_divided_by_class():
+    from sklearn.datasets import load_digits
+
+    data = load_images("digits")
+    parts = (data.train_images, data.validation_images, data.test_images)
+    assert [x.shape for x in parts] == [(1077, 8, 8, 1), (360, 8, 8, 1), (360, 8, 8, 1)]
+    assert all(x.dtype == np.uint8 for x in parts)
+    assert data.train_labels.dtype == np.int32
+    assert data.class_names == tuple("0123456789")
+    assert (data.image_shape, data.num_classes) == ((8, 8, 1), 10)
+    stored = np.sort(np.round(load_digits().images * 255 / 16).reshape(1797, 64), axis=0)
+    together = np.sort(np.concatenate(parts).reshape(1797, 64), axis=0)
+    np.testing.assert_array_equal(stored, together)
+    for labels in (data.train_labels, data.validation_labels, data.test_labels):
+        assert (np.abs(np.bincount(labels) / len(labels) - 0.1) < 0.005).all()
+
+
+def test_digits_parts_are_disjoint_and_cover_everything():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rows = np.round(digits.images * 255 / 16).astype(np.uint8).reshape(1797, 64)
+    data = load_images("digits")
+    got = np.concatenate(
+        [x.reshape(-1, 64) for x in (data.train_images, data.validation_images, data.test_images)]
+    )
+    labels = np.concatenate([data.train_labels, data.validation_labels, data.test_labels])
+    # All 1,797 digits differ, so equal multisets of rows mean disjoint parts.
+    assert len({row.tobytes() for row in rows}) == 1797
+    assert {row.tobytes(): y for row, y in zip(rows, digits.target, strict=True)} == {
+        row.tobytes(): y for row, y in zip(got, labels, strict=True)
+    }
+
+
+def test_digits_search_halves_are_its_own_parts_and_limit_keeps_the_first():
+    data, few = load_images("digits"), load_images("digits", limit=100)
+    (x, y), (x_valid, y_valid) = data.search_halves(0.9)
+    assert (len(x), len(y), len(x_valid), len(y_valid)) == (1077, 1077, 360, 360)
+    np.testing.assert_array_equal(few.train_images, data.train_images[:100])
+    np.testing.assert_array_equal(few.test_images, data.test_images)
+
+
+def test_statistics_are_mean_and_deviation_of_scaled_pixels():
+    x = pictures(50)
+    x[..., 2] = 7
+    got = channel_statistics(x)
+    scaled = x / 255.0
+    np.testing.assert_allclose(got.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(got.std[:2], scaled.std((0, 1, 2))[:2], rtol=1e-9)
+    assert got.std[2] == pytest.approx(1 / 255)
+
+
+def test_prepared_data_set_comes_in_stored_order(prepared):
+    data = load_images("cifar10", prepared)
+    x, y = part(20, 1)
+    np.testing.assert_array_equal(data.train_images, x)
+    np.testing.assert_array_equal(data.train_labels, y)
+    assert data.train_labels.dtype == np.int32
+    assert data.test_images.shape == (7, 8, 8, 3)
+    assert data.validation_images is None
+    assert data.class_names == ("cat", "dog", "owl")
+    assert data.statistics == PUBLISHED_STATISTICS["cifar10"]
+    few = load_images("cifar10:3.0.2", prepared, limit=6)
+    np.testing.assert_array_equal(few.train_images, x[:6])
+    assert len(load_images("cifar10", prepared, limit=999).train_images) == 20
+
+
+def test_search_halves_of_a_prepared_data_set(prepared):
+    data = load_images("cifar10", prepared)
+    (x, _), (x_valid, y_valid) = data.search_halves(0.25)
+    np.testing.assert_array_equal(x, data.train_images[:5])
+    np.testing.assert_array_equal(x_valid, data.train_images[5:])
+    np.testing.assert_array_equal(y_valid, data.train_labels[5:])
+
+
+def test_validation_parts(prepared):
+    three = load_images("three_parts", prepared)
+    np.testing.assert_array_equal(three.validation_images, part(5, 3)[0])
+    np.testing.assert_array_equal(three.search_halves()[1][0], part(5, 3)[0])
+    assert three.statistics == channel_statistics(three.train_images)
+    two = load_images("no_test", prepared)
+    assert two.validation_images is None
+    np.testing.assert_array_equal(two.test_images, part(5, 3)[0])
+
+
+def test_newest_version_and_undeclared_sizes(prepared):
+    assert len(load_images("versions", prepared).train_images) == 9  # 1.10.0 is newer than 1.9.0.
+    assert len(load_images("versions:1.9.0", prepared).train_images) == 20
+    assert load_images("one_size", prepared).train_images.shape == (4, 8, 8, 3)
+    assert len(load_images("many/small", prepared).train_images) == 20
+
+
+def test_data_dir_defaults_to_that_of_tensorflow_datasets(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", prepared)
+    assert len(load_images("cifar10").train_images) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sizes", "Images of data set 'sizes' must all have one size .* 8x8x3 and 9x9x3"),
+        ("words", "'words' is not image classification: .* found the features image, label"),
+        ("only_train", "needs a split 'train' and a split 'test' or 'validation'; it has: train"),
+        ("many", "has configurations: give one of many/large, many/small; received 'many'"),
+        ("versions:2.0.0", "no version 2.0.0 in .*; prepared there: 1.10.0, 1.9.0"),
+        ("cifra10", "Unknown data set 'cifra10'. Known: digits .*near matches: .*cifar10"),
+        ("qqqq", "Unknown data set 'qqqq'. Known: digits .* such as cifar10.$"),
+        ("", "name must look like cifar10 or cifar10:3.0.2; received ''"),
+        ("imagenet2012", "does not fit in memory: stream it with imagenet_streams"),
+    ],
+)
+def test_unsuitable_data_sets_get_one_sentence(prepared, name, words):
+    with pytest.raises(InputError, match=words) as raised:
+        load_images(name, prepared)
+    assert "\n" not in str(raised.value)
+
+
+def test_absent_data_set_names_the_folder_and_the_command(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="was not found") as raised:
+        load_images("cifar100", tmp_path)
+    message = str(raised.value)
+    assert f"'cifar100' was not found in {tmp_path};" in message
+    assert f"tfds.builder('cifar100', data_dir='{tmp_path}').download_and_prepare()" in message
+    with pytest.raises(InputError, match="there is no such folder"):
+        load_images("cifar100", tmp_path / "nowhere")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=r"tfds.builder\('mnist'\).download_and_prepare"):
+        load_images("mnist")
+
+
+def test_damaged_data_set_is_one_sentence(tmp_path):
+    store(str(tmp_path), "broken", {"train": part(20, 1), "test": part(7, 2)})
+    folder = tmp_path / "broken" / "1.0.0"
+    file = next(folder.glob("*train*"))
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(InputError, match="cannot be read .*: delete that folder and fetch"):
+        load_images("broken", tmp_path)
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read .*: delete that folder and fetch"):
+        load_images("broken", tmp_path)
+
+
+def test_search_split_takes_the_first_part_in_order():
+    x, y = np.arange(7)[:, None], np.arange(7)
+    (a, b), (c, d) = search_split(x, y, 0.5)
+    np.testing.assert_array_equal(a[:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(b, [0, 1, 2])
+    np.testing.assert_array_equal(c[:, 0], [3, 4, 5, 6])
+    np.testing.assert_array_equal(d, [3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("portion", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_search_split_refuses_portions_outside(portion):
+    with pytest.raises(InputError, match="train_portion must lie between 0 and 1"):
+        search_split(np.zeros((4, 1)), np.zeros(4), portion)
+
+
+def test_search_split_refuses_an_empty_part():
+    with pytest.raises(InputError, match="0.1 of 4 training images leaves one part .* empty"):
+        search_split(np.zeros((4, 1)), np.zeros(4), 0.1)
+
+
+def test_limit_must_be_positive():
+    with pytest.raises(
+        InputError, match="limit must be 1 image or more, or None for all; received 0"
+    ):
+        load_images("digits", limit=0)
+
+
+@pytest.mark.skipif(
+    not (REAL / "tfds/cifar10/3.0.2/dataset_info.json").is_file(),
+    reason="needs CIFAR-10 prepared by tensorflow-datasets in $DARTS_TF_DATA/tfds",
+)
+def test_real_cifar10():
+    data = load_images("cifar10", REAL / "tfds", limit=200)
+    assert data.train_images.shape == (200, 32, 32, 3)
+    assert data.test_images.shape == (10000, 32, 32, 3)
+    assert data.class_names[0] == "airplane" and data.class_names[9] == "truck"
+    assert np.bincount(data.test_labels).tolist() == [1000] * 10
+    measured = channel_statistics(data.test_images)
+    np.testing.assert_allclose(measured.mean, data.statistics.mean, atol=0.02)
+    np.testing.assert_allclose(measured.std, data.statistics.std, atol=0.02)
+
+
+def test_loading_leaves_the_devices_alone():
+    """In-memory data is NumPy: nothing of it occupies a GPU."""
+    data = load_images("digits")
+    assert isinstance(data.train_images, np.ndarray) and not tf.is_tensor(data.train_labels)
