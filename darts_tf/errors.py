@@ -4,10 +4,14 @@
 class InputError(ValueError):
     """What the user gave (an argument, a flag, a file) cannot be used.
 
-    The message says what happened, what was expected, what was received and how to mend it. A program
-    prints it without a traceback and exits with code 1; any other exception is a defect and keeps its
-    traceback.
+    The message says what happened, what was expected, what was received and how to mend it. A
+    program prints it without a traceback and exits with code 1; any other exception is a defect and
+    keeps its traceback.
     """
+
+
+class StopRequested(Exception):
+    """A run was asked to stop by a signal, and its state is saved; a program exits with code 75."""
 
 
 def unknown_name(kind: str, name: object, known) -> InputError:

@@ -1,14 +1,16 @@
 """The published implementation's numbers: fixtures recorded from the authors' code, in float64 and float32.
 
-The folder is found by the environment variable DARTS_TF_GOLDEN, else beside the checkout; without it these
-tests skip. Every size, the genotype and the number of classes come from the arrays. All comparisons run
-inside `tf.function`.
+The folder is found by the environment variable DARTS_TF_GOLDEN, else beside the checkout; without
+it these tests skip. Every size, the genotype and the number of classes come from the arrays. All
+comparisons run inside `tf.function`.
 
-Running statistics: `after/*`, evaluation-mode outputs and `flat/bn_after_1_forward` are compared in full,
-since BatchNorm keeps the unbiased variance as the published networks do. `flat/bn_after_alpha_step`,
-`flat/bn_after_w_step` and `flat/bn_after_first_order_alpha_step` are not: there the authors' passes for
-alpha have moved the statistics, and here only the weight step does. `flat/bn_after_1_forward` is what the
-statistics must be after a whole iteration here, up to the new alpha of its weight step.
+Running statistics: `after/*`, evaluation-mode outputs and `flat/bn_after_1_forward` are compared in
+    full, since BatchNorm keeps the unbiased variance as the published networks do.
+    `flat/bn_after_alpha_step`, `flat/bn_after_w_step` and `flat/bn_after_first_order_alpha_step`
+    are
+not: there the authors' passes for alpha have moved the statistics, and here only the weight step
+does. `flat/bn_after_1_forward` is what the statistics must be after a whole iteration here, up to
+the new alpha of its weight step.
 """
 
 import functools
@@ -28,7 +30,7 @@ from darts_tf.search import bilevel, toy
 from darts_tf.search.architecture_search import ArchitectureSearch
 from darts_tf.space.block import Block, PrimitiveFunction
 from darts_tf.space.primitives import FACTORIZED_REDUCE, RELU_CONV_BN, primitive
-from darts_tf.training.losses import label_smoothed_cross_entropy
+from darts_tf.losses import label_smoothed_cross_entropy
 from darts_tf.training.optimizers import SGD, Adam
 
 GOLDEN = pathlib.Path(
@@ -66,7 +68,7 @@ def close(actual, expected, tolerance, precision, what=""):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=bound, err_msg=what)
 
 
-# ---------------------------------------------------------------------------------------- primitives
+# ------------------------------------------------------------------------------------- primitives
 
 OUTPUTS, INPUT_GRADIENTS = (1e-10, 2e-5), (1e-10, 5e-5)
 WEIGHT_GRADIENTS, STATISTICS = (1e-10, 3e-4), (1e-10, 1e-5)
@@ -119,7 +121,7 @@ def test_primitive_agrees_forward_backward_and_in_running_statistics(case, preci
         close(evaluated, part["y_eval_after"], OUTPUTS, precision, "evaluation")
 
 
-# ------------------------------------------------------------------------------------- search network
+# --------------------------------------------------------------------------------- search network
 
 LOSS, F32, FIRST = (1e-9, 1e-5), (2e-6, 1e-4), (1e-10, 1e-6)
 FD_PRODUCT, FD_GRADIENT, EXACT = (1e-8, 1e-3), (1e-9, 3e-5), (1e-10, 1e-6)
@@ -350,7 +352,8 @@ def test_whole_iteration_agrees(tiny, legacy_epsilon, precision):
     expected = tiny.like_weights(arrays["flat/momentum_after_iteration"])
     for buffer, value in zip(search.optimizer.momentum_buffers, expected, strict=True):
         close(buffer.numpy(), value, F32, precision, "momentum")
-    # Only the weight step has moved the statistics; its alpha differs from the fixture's by one Adam step.
+    # Only the weight step has moved the statistics; its alpha differs from the fixture's by one
+    # Adam step.
     close(
         tiny.statistics(), arrays["flat/bn_after_1_forward"], (1e-3, 1e-3), precision, "statistics"
     )
@@ -375,7 +378,7 @@ def test_first_order_architecture_step_agrees(tiny, precision):
     check_alphas(alphas, tiny.arrays, "iteration_first_order/alphas_after", ALPHA, precision)
 
 
-# ------------------------------------------------------------------------------------ derived network
+# -------------------------------------------------------------------------------- derived network
 
 
 @pytest.fixture
@@ -471,7 +474,7 @@ def test_drop_path_with_given_masks_agrees(derived, precision):
     close(logits, arrays["droppath/logits"], LOSS, precision, "logits")
 
 
-# --------------------------------------------------------------------------------- genotypes and toy
+# ------------------------------------------------------------------------------ genotypes and toy
 
 
 def test_derivation_agrees_in_every_case():

@@ -50,7 +50,8 @@ class AuxiliaryHead(keras.layers.Layer):
         channels: Channels of the input.
         num_classes: Number of classes.
         size: (height, width) of the input, at least 2 x 2.
-        stem: "cifar" or "imagenet". With "imagenet" the 2x2 convolution has no BatchNorm: the authors left
+        stem: "cifar" or "imagenet". With "imagenet" the 2x2 convolution has no BatchNorm: the
+            authors left
             it out by mistake and keep it so, to agree with the paper's runs.
 
     Input: (batch, height, width, channels). Output: (batch, num_classes) logits.

@@ -23,7 +23,8 @@ class EvaluationNetwork(keras.Model):
     Args:
         genotype: The cells.
         num_classes: Number of classes.
-        init_channels: Channels C of the nodes of the first cells (CIFAR 36, ImageNet 48 as published).
+        init_channels: Channels C of the nodes of the first cells (CIFAR 36, ImageNet 48 as
+            published).
         num_cells: Number of cells (CIFAR 20, ImageNet 14); reductions stand at one and two thirds.
         auxiliary: Whether a second classifier reads the cell at two thirds in training.
         image_shape: (height, width, channels) of the images.
@@ -36,8 +37,9 @@ class EvaluationNetwork(keras.Model):
 
     Output: (batch, num_classes) logits. `forward` returns the auxiliary logits as well.
 
-    Drop path: `drop_path_prob`, a variable that starts at 0, is the probability with which each operation's
-    output is dropped for each example; `darts_tf.DropPathSchedule` sets it once an epoch.
+    Drop path: `drop_path_prob`, a variable that starts at 0, is the probability with which each
+        operation's output is dropped for each example; `darts_tf.DropPathSchedule` sets it once an
+        epoch.
 
     Raises:
         InputError: A number is not positive, the images are too small, or the stem is not known.
@@ -59,7 +61,8 @@ class EvaluationNetwork(keras.Model):
         if not isinstance(genotype, Genotype):
             raise InputError(
                 f"genotype must be a darts_tf.Genotype. Received: {genotype!r}. A published one is "
-                'darts_tf.genotype.zoo.genotype("DARTS_V2"); a file is read by darts_tf.genotype.load(path).'
+                'darts_tf.genotype.zoo.genotype("DARTS_V2"); a file is read by '
+                "darts_tf.genotype.load(path)."
             )
         skeleton.check_positive(
             num_classes=num_classes, init_channels=init_channels, num_cells=num_cells
@@ -108,7 +111,8 @@ class EvaluationNetwork(keras.Model):
         self.seed = seed
         state = {"initializer": "zeros", "trainable": False, "autocast": False}
         self.drop_path_prob = self.add_weight(name="drop_path_prob", shape=(), **state)
-        # Counts training steps, so that the masks of a step are a function of (seed, step): resumed runs repeat them.
+        # Counts training steps, so that the masks of a step are a function of (seed, step): resumed
+        # runs repeat them.
         self.drop_path_step = self.add_weight(
             name="drop_path_step", shape=(), dtype="int64", **state
         )
@@ -152,7 +156,8 @@ class EvaluationNetwork(keras.Model):
         Args:
             x: (batch, height, width, channels).
             training: As in a call.
-            keep: Drop path's factors, one (batch,) tensor for each droppable operation in order; drawn
+            keep: Drop path's factors, one (batch,) tensor for each droppable operation in order;
+                drawn
                 from (seed, step) when None in training.
         """
         skeleton.check_images(x, self.image_shape)

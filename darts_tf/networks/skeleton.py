@@ -129,7 +129,8 @@ def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple
         halvings: How often the network halves height and width.
 
     Raises:
-        InputError: The shape is not three positive integers, or a side is under 8 px or under 2 ** halvings.
+        InputError: The shape is not three positive integers, or a side is under 8 px or under 2 **
+            halvings.
     """
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(

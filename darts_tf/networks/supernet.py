@@ -16,13 +16,14 @@ STEM_MULTIPLIER = 3
 class Supernet(keras.Model):
     """Stem, search cells, classifier; owns the architecture parameters.
 
-    All normal cells share `alphas_normal`, all reduction cells `alphas_reduce`; weights are never shared.
-    The alphas are variables outside `trainable_variables`: no optimizer, decay, clipping or gradient norm of
-    the weights sees them.
+    All normal cells share `alphas_normal`, all reduction cells `alphas_reduce`; weights are never
+    shared. The alphas are variables outside `trainable_variables`: no optimizer, decay, clipping or
+        gradient norm of the weights sees them.
 
     Args:
         num_classes: Number of classes.
-        init_channels: Channels C of the nodes of the first cells (16 as published); doubled at reductions.
+        init_channels: Channels C of the nodes of the first cells (16 as published); doubled at
+            reductions.
         num_cells: Number of cells (8 as published); reductions stand at one and two thirds.
         num_nodes: Intermediate nodes in a cell (4 as published).
         image_shape: (height, width, channels) of the images; 8 px and up.
@@ -35,7 +36,8 @@ class Supernet(keras.Model):
         InputError: A number is not positive, the images are too small, or a primitive is not known.
 
     Reference:
-        Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search (ICLR 2019), sections 2 and 3.1.
+        Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search (ICLR 2019), sections 2 and
+            3.1.
     """
 
     def __init__(

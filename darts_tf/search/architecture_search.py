@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.losses import per_example
 from darts_tf.search import bilevel
 
 SUM = tf.distribute.ReduceOp.SUM
@@ -30,13 +31,15 @@ class SearchSpace(Protocol):
 class ArchitectureSearch(keras.Model):
     """Searches: alternates one step of alpha on a validation batch with one step of w on a training batch.
 
-    Each step, as published: first alpha, by one of three gradients (`darts_tf.search.bilevel`); then the
-    weights with the new alpha on the same training batch. All passes use the statistics of the batch. The
-    running statistics are updated by the weight step only. (In the authors' code every pass updates them,
-    those at perturbed weights too. They affect evaluation only.)
+    Each step, as published: first alpha, by one of three gradients (`darts_tf.search.bilevel`);
+        then the weights with the new alpha on the same training batch. All passes use the
+        statistics of the batch. The running statistics are updated by the weight step only. (In the
+        authors' code every pass updates them, those at perturbed weights too. They affect
+        evaluation only.)
 
     Args:
-        supernet: A built Keras model with `architecture_parameters`, `network_parameters` and `derive()`.
+        supernet: A built Keras model with `architecture_parameters`, `network_parameters` and
+            `derive()`.
         order: "first", "second_fd" (as published) or "second_exact".
 
     Use:
@@ -68,9 +71,10 @@ class ArchitectureSearch(keras.Model):
         """Sets what trains and what is measured.
 
         Args:
-            optimizer: Of the weights. The virtual step is the step that it would take next: known for
-                `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its learning rate
-                for all others.
+            optimizer: Of the weights. The virtual step is the step that it would take next: known
+                for
+                `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its
+                learning rate for all others.
             arch_optimizer: Of the alphas.
             loss: A Keras loss or its name.
             metrics: Keras metrics or their names, of the training batches.
@@ -79,7 +83,7 @@ class ArchitectureSearch(keras.Model):
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
-        self.per_example_loss = _per_example(loss)
+        self.per_example_loss = per_example(loss)
         optimizer.build(self.supernet.network_parameters)
         arch_optimizer.build(self.supernet.architecture_parameters)
 
@@ -95,6 +99,7 @@ class ArchitectureSearch(keras.Model):
             options.setdefault("steps_per_epoch", x.steps_per_epoch)
             x = x.stream(options.get("initial_epoch", 0) * x.steps_per_epoch)
         self._build_metrics(x)
+        options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
         return super().fit(x, **options)
 
     def _build_metrics(self, dataset) -> None:
@@ -223,7 +228,8 @@ class ArchitectureSearch(keras.Model):
 
         Returns:
             A function (w, alphas) -> scalar; w one vector of all weights in the order of
-            `network_parameters`, alphas a list of tensors. Nothing is assigned, running statistics included.
+            `network_parameters`, alphas a list of tensors. Nothing is assigned, running statistics
+            included.
         """
         return lambda w, alphas: self._evaluate(batch, w, alphas, reduce)[0]
 
@@ -254,14 +260,6 @@ def _unpack_pair(data):
             "the alphas. Make the data with darts_tf.pair(train, validation)."
         )
     return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in data)
-
-
-def _per_example(loss):
-    """A function (y, outputs) -> (batch,) losses, of a Keras loss or its name."""
-    loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        return loss.call
-    return loss
 
 
 def _check_supernet(supernet) -> None:

@@ -11,9 +11,10 @@ Symbols of the paper:
 
 Nothing is assigned: no model is copied, no variable moved and moved back.
 
-Under a strategy each replica's loss is its share of the global one, and `reduce` sums over the replicas. It
-is applied to every gradient with respect to w before that gradient is used, since w' and R depend on the
-global ones; the returned alpha gradients are shares again, left for the caller to reduce once.
+Under a strategy each replica's loss is its share of the global one, and `reduce` sums over the
+replicas. It is applied to every gradient with respect to w before that gradient is used, since w'
+and R depend on the global ones; the returned alpha gradients are shares again, left for the caller
+to reduce once.
 """
 
 import dataclasses
@@ -110,7 +111,8 @@ def second_fd(
         g   = d/dalpha L_val(w', alpha) - xi * HVP
 
     On a network with ReLU or max pooling the difference is dominated by units that cross their kink
-    between w - R v and w + R v, and its cosine to the exact product is low; `second_exact` has no such error.
+    between w - R v and w + R v, and its cosine to the exact product is low; `second_exact` has no
+    such error.
 
     Where v = 0 the product is 0 and g is the direct term (the authors' code divides by zero).
     """

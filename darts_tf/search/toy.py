@@ -3,9 +3,9 @@
     L_val(w, alpha)   = alpha w - 2 alpha + 1
     L_train(w, alpha) = w^2 - 2 alpha w + alpha^2
 
-The inner optimum is w*(alpha) = alpha, so L_val(w*(alpha), alpha) = (alpha - 1)^2 with the solution (1, 1).
-Alternating gradient descent ends at alpha = w = 2 / (1 + 2 xi): at 2 for the first order (xi = 0) and exactly
-at the solution for xi = 1/2, where the virtual step is a Newton step.
+The inner optimum is w*(alpha) = alpha, so L_val(w*(alpha), alpha) = (alpha - 1)^2 with the solution
+(1, 1). Alternating gradient descent ends at alpha = w = 2 / (1 + 2 xi): at 2 for the first order
+(xi = 0) and exactly at the solution for xi = 1/2, where the virtual step is a Newton step.
 """
 
 import dataclasses
@@ -67,7 +67,8 @@ def trajectory(
         xi: Learning rate of the virtual step; 0 is the first order whatever `order` says.
         steps: Number of steps, at least 1.
         alpha_rate, weight_rate: Learning rates.
-        order: "first", "second_fd" or "second_exact"; the last two agree, since L_train is quadratic.
+        order: "first", "second_fd" or "second_exact"; the last two agree, since L_train is
+            quadratic.
         start: (alpha, w).
         dtype: "float64" or "float32".
 

@@ -86,8 +86,8 @@ class PrimitiveFunction:
 def kernel_initializer() -> keras.Initializer:
     """Uniform in +-1 / sqrt(fan in), as the published networks start their convolutions.
 
-    Keras counts fan in = channels * k * k for a depthwise kernel, as the framework of the published runs did
-    (its later versions count k * k).
+    Keras counts fan in = channels * k * k for a depthwise kernel, as the framework of the published
+    runs did (its later versions count k * k).
     """
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
@@ -119,15 +119,17 @@ class View:
 class Block(keras.layers.Layer):
     """A pure function of its inputs, with its weights and running statistics as Keras variables.
 
-    All weights of a block are one vector, and all its running statistics one array: a supernet has 1,400
-    tensors of weights, and a variable for each makes the graph of a step (reads, gradients, updates) ten
-    times larger and slower to build. `named_parameters` gives them by name and shape.
+    All weights of a block are one vector, and all its running statistics one array: a supernet has
+        1,400 tensors of weights, and a variable for each makes the graph of a step (reads,
+        gradients, updates) ten times larger and slower to build. `named_parameters` gives them by
+        name and shape.
 
     Args:
         function: What it computes.
         channels_in: Channels of the first input.
         channels_out: Channels of the output and of every BatchNorm inside.
-        affine: Whether the BatchNorms have a scale and a shift. Scales start uniform in (0, 1), as in the
+        affine: Whether the BatchNorms have a scale and a shift. Scales start uniform in (0, 1), as
+            in the
             published runs.
 
     Call arguments:
@@ -243,8 +245,9 @@ class Layout:
 def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable:
     """The function of a block over its vector and statistics.
 
-    Blocks of equal geometry share one `tf.function`, traced once for each input shape: a network of hundreds
-    of blocks is then a graph of calls to a few functions, several times faster to build than one flat graph.
+    Blocks of equal geometry share one `tf.function`, traced once for each input shape: a network of
+    hundreds of blocks is then a graph of calls to a few functions, several times faster to build
+    than one flat graph.
     """
     if functional.replicas() > 1:
         # A reduction over replicas cannot be called from a nested function.

@@ -1,8 +1,8 @@
 """Cells: the directed acyclic graph that is searched, and the one that is derived (paper, section 2.1).
 
-Node 0 is the output of the cell before the last, node 1 that of the last cell; intermediate nodes count
-from 2 and sum what comes in; the output joins nodes in the channels. Rows of alpha are ordered by target
-node, then source node.
+Node 0 is the output of the cell before the last, node 1 that of the last cell; intermediate nodes
+count from 2 and sum what comes in; the output joins nodes in the channels. Rows of alpha are
+ordered by target node, then source node.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,8 @@ class SearchCell(Cell):
     """A cell in which every node has a mixed operation from every earlier node.
 
     Args:
-        num_nodes: Number of intermediate nodes; all of them are joined in the output (4 as published).
+        num_nodes: Number of intermediate nodes; all of them are joined in the output (4 as
+            published).
         primitives: Names of the candidates.
 
     Call arguments:

@@ -70,8 +70,9 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, dilation: int = 
     if stride == 1:
         return tf.nn.depthwise_conv2d(x, kernel, [1] * 4, "SAME", dilations=[dilation] * 2)
     if dilation == 2:
-        # Stride 2 at dilation 2 reads only even pixels (the padding k - 1 is even), so it is an ordinary
-        # convolution of those. TensorFlow's kernel accepts both options together and is silently wrong.
+        # Stride 2 at dilation 2 reads only even pixels (the padding k - 1 is even), so it is an
+        # ordinary convolution of those. TensorFlow's kernel accepts both options together and is
+        # silently wrong.
         return tf.nn.depthwise_conv2d(x[:, ::2, ::2], kernel, [1] * 4, "SAME")
     x = _pad(x, size // 2, size // 2)
     return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "VALID")
@@ -87,8 +88,8 @@ def max_pool(x: tf.Tensor, stride: int) -> tf.Tensor:
 def _max_pool_stride_1(x: tf.Tensor) -> tf.Tensor:
     """Stock max pooling with its second derivative written out.
 
-    Inside `tf.function` on a CPU the stock kernel for the gradient of the gradient takes its input's
-    buffer as its output when the shapes agree, as they do at stride 1, and returns zeros.
+    Inside `tf.function` on a CPU the stock kernel for the gradient of the gradient takes its
+    input's buffer as its output when the shapes agree, as they do at stride 1, and returns zeros.
     """
     window = {"ksize": [1, 3, 3, 1], "strides": [1, 1, 1, 1], "padding": "SAME"}
 
@@ -135,9 +136,10 @@ def batch_norm(
         beta: (channels,) shift; None for 0.
 
     Returns:
-        The normalised tensor, the batch mean (channels,) and the unbiased batch variance (channels,),
-        n / (n - 1) times the one normalised with, n = batch * height * width: the published networks
-        keep that one as running variance. (Keras' BatchNormalization keeps the biased one.)
+        The normalised tensor, the batch mean (channels,) and the unbiased batch variance
+        (channels,), n / (n - 1) times the one normalised with, n = batch * height * width: the
+        published networks keep that one as running variance. (Keras' BatchNormalization keeps the
+        biased one.)
     """
     dtype = (
         tf.float64 if x.dtype == tf.float64 else tf.float32
@@ -158,7 +160,8 @@ def batch_norm(
 def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Mean and biased variance over the global batch, and its number of pixels.
 
-    Written out because `tf.nn.moments` stops the gradient at the mean: harmless at first order, wrong at second.
+    Written out because `tf.nn.moments` stops the gradient at the mean: harmless at first order,
+    wrong at second.
     """
 
     def total(value):

@@ -1,12 +1,12 @@
 """The candidate operations of the convolutional cell, registered by name (paper, section 3; code of the authors).
 
-A primitive owns no variables. It names the weights and the BatchNorms that it needs and is a pure function
-of them, so that the same primitive serves the mixed operation of the search, the derived cell, and any
-weights that the virtual step or a test wants to evaluate it at.
+A primitive owns no variables. It names the weights and the BatchNorms that it needs and is a pure
+function of them, so that the same primitive serves the mixed operation of the search, the derived
+cell, and any weights that the virtual step or a test wants to evaluate it at.
 
-The search form has BatchNorms without scale and shift, and one behind each pool; the evaluation form has
-both scale and shift, and bare pools (authors' networks; the paper's reason: a scale could undo the mixing
-weights).
+The search form has BatchNorms without scale and shift, and one behind each pool; the evaluation
+form has both scale and shift, and bare pools (authors' networks; the paper's reason: a scale could
+undo the mixing weights).
 """
 
 from collections.abc import Callable, Mapping
@@ -171,8 +171,9 @@ class ReluConvBn(Primitive):
 class FactorizedReduce(Primitive):
     """Halves the size by two 1x1 convolutions, on the even and on the odd pixels, side by side in the channels.
 
-    At an odd size the odd pixels are one fewer than the even ones; a row or column of zeros is added behind
-    the activation so that both halves agree. (The authors' code fails there; at even sizes nothing is added.)
+    At an odd size the odd pixels are one fewer than the even ones; a row or column of zeros is
+    added behind the activation so that both halves agree. (The authors' code fails there; at even
+    sizes nothing is added.)
     """
 
     def kernels(self, channels_in, channels_out, stride):
@@ -266,7 +267,8 @@ def check_primitives(names: tuple[str, ...]) -> tuple[str, ...]:
     """The candidates of a search space, checked.
 
     Raises:
-        InputError: A name is not known, is given twice, or fewer than one operation that computes is left.
+        InputError: A name is not known, is given twice, or fewer than one operation that computes
+            is left.
     """
     for name in names:
         primitive(name)

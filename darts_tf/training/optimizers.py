@@ -1,8 +1,8 @@
 """The optimizers of the published runs, and the learning rate by epoch.
 
-Keras' own differ where it shows: its `weight_decay` is decoupled from the gradient, its momentum keeps the
-learning rate inside the velocity (so a schedule acts late), its Adam has another epsilon, and its clipping
-is done by each replica on its own.
+Keras' own differ where it shows: its `weight_decay` is decoupled from the gradient, its momentum
+keeps the learning rate inside the velocity (so a schedule acts late), its Adam has another epsilon,
+and its clipping is done by each replica on its own.
 """
 
 import math
@@ -59,13 +59,12 @@ class _CoupledDecay(keras.optimizers.Optimizer):
 class SGD(_CoupledDecay):
     """Stochastic gradient descent as in the published runs.
 
-        g <- g * min(1, clip_norm / (|g| + 1e-6))    |g| the norm over all weights and the global batch
-        g <- g + l2 * w
-        b <- momentum * b + g
-        w <- w - learning_rate * b
+        g <- g * min(1, clip_norm / (|g| + 1e-6))    |g| the norm over all weights and the global
+        batch g <- g + l2 * w b <- momentum * b + g w <- w - learning_rate * b
 
     Args:
-        learning_rate: Learning rate; a callback such as `keras.callbacks.LearningRateScheduler` may change it.
+        learning_rate: Learning rate; a callback such as `keras.callbacks.LearningRateScheduler` may
+            change it.
         momentum: Momentum in [0, 1).
         l2: L2 weight decay, added to the clipped gradient.
         clip_norm: Largest global norm of the gradient; None for no clipping.
@@ -136,7 +135,8 @@ class Adam(_CoupledDecay):
         v <- beta_2 * v + (1 - beta_2) * g^2
         w <- w - learning_rate * (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
-    epsilon stands as in today's PyTorch. The framework of the published runs, and Keras, put it before the
+    epsilon stands as in today's PyTorch. The framework of the published runs, and Keras, put it
+    before the
     correction of v, which makes it up to 32 times larger in the first steps: `legacy_epsilon=True`.
 
     Args:
@@ -210,8 +210,8 @@ class Adam(_CoupledDecay):
 def cosine_schedule(initial: float, final: float, epochs: int) -> Callable[[int], float]:
     """The learning rate of each epoch t = 0, 1, ...: final + (initial - final) (1 + cos(pi t / epochs)) / 2.
 
-    It is set once at the start of an epoch: epoch 0 has `initial`, the last is a little above `final`. For
-    `keras.callbacks.LearningRateScheduler`.
+    It is set once at the start of an epoch: epoch 0 has `initial`, the last is a little above
+        `final`. For `keras.callbacks.LearningRateScheduler`.
     """
     return lambda epoch, _=None: (
         final + (initial - final) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -1,4 +1,4 @@
-"""The label-smoothed loss of the published ImageNet runs."""
+"""Losses of single examples, of which search and training take the mean over the global batch."""
 
 from collections.abc import Callable
 
@@ -23,3 +23,9 @@ def label_smoothed_cross_entropy(smoothing: float) -> Callable[[tf.Tensor, tf.Te
         )
 
     return loss
+
+
+def per_example(loss) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function (y, outputs) -> (batch,) losses, of a Keras loss, its name, or such a function."""
+    loss = keras.losses.get(loss)
+    return loss.call if isinstance(loss, keras.losses.Loss) else loss

@@ -1,0 +1,154 @@
+"""What all programs share: parsing, errors and exit codes, devices."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+from absl import flags
+
+from darts_tf.errors import InputError, StopRequested
+
+DONE, USAGE_ERROR, STOPPED, INTERRUPTED = 0, 1, 75, 130
+"""Exit codes: done; a usage error in one line; stopped by a signal after saving (run it again);
+interrupted before there was anything to save, or by a second interrupt."""
+
+HELP_FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
+
+
+def run(
+    description: str,
+    define_flags: Callable[[flags.FlagValues], None],
+    main: Callable[[flags.FlagValues], int | None],
+    arguments: list[str] | None = None,
+) -> int:
+    """Runs a program and returns its exit code.
+
+    Each call parses into flags of its own, so that programs can call and test each other in one process.
+
+    Args:
+        description: What the program does; the first lines of its help.
+        define_flags: Defines the program's flags.
+        main: The program; returns an exit code, None for 0.
+        arguments: Command line without the program's name; that of the process by default.
+    """
+    # TensorFlow's start-up notes stay off the terminal; read when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    values = flags.FlagValues()
+    define_flags(values)
+    if any(argument in HELP_FLAGS for argument in arguments):
+        print(description.strip() + "\n\nFlags:" + values.get_help())
+        return DONE
+    try:
+        rest = values(["program", *arguments])[1:]
+        if rest:
+            raise InputError(
+                f"Unexpected argument {rest[0]!r}. Every argument is a flag, --name=value; in a flagfile "
+                "every line is one."
+            )
+        return main(values) or DONE
+    except (flags.Error, InputError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return USAGE_ERROR
+    except StopRequested as signal:
+        print(
+            f"stopped by {signal}; the state after the last whole epoch is saved. Run the same command "
+            "again to go on.",
+            flush=True,
+        )
+        return STOPPED
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def define_settings(
+    settings: type, help_texts: Mapping[str, str], values: flags.FlagValues, prefix: str = ""
+) -> None:
+    """Defines one flag for each field of a dataclass, with the field's default.
+
+    Args:
+        settings: The dataclass; fields are int, float, bool or str.
+        help_texts: Help by field name.
+        values: Where to define.
+        prefix: Put before each name.
+    """
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(settings):
+        define[field.type](
+            prefix + field.name, field.default, help_texts[field.name], flag_values=values
+        )
+
+
+def settings_of(settings: type, values: flags.FlagValues, prefix: str = ""):
+    """The dataclass of its flags.
+
+    Raises:
+        InputError: A value is out of its range; the message names the flag.
+    """
+    names = [field.name for field in dataclasses.fields(settings)]
+    try:
+        return settings(**{name: values[prefix + name].value for name in names})
+    except InputError as error:
+        raise InputError(str(error).replace("--", f"--{prefix}", 1)) from error
+
+
+def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Checks fields against [smallest, largest].
+
+    Raises:
+        InputError: One is out of its range, or not a number; the message names its flag.
+    """
+    for name, (smallest, largest) in ranges.items():
+        value = getattr(settings, name)
+        if not smallest <= value <= largest:
+            allowed = (
+                f"at least {smallest}" if largest == float("inf") else f"in [{smallest}, {largest}]"
+            )
+            raise InputError(f"--{name} must be {allowed}. Received: --{name}={value}.")
+
+
+def write_json(path: pathlib.Path, content: Mapping) -> None:
+    """Writes a JSON file, atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def define_device_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say how to compute, not what."""
+    flags.DEFINE_integer(
+        "threads", 0, "Number of threads; 0 for all cores.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "graph_optimizer",
+        "auto",
+        ["auto", "on", "off"],
+        "TensorFlow's graph optimizer: steps are about a fifth faster with it, the first step "
+        "takes up to minutes longer. auto: on for runs of more than 2000 steps.",
+        flag_values=values,
+    )
+
+
+def configure_devices(values: flags.FlagValues, steps: int = 0) -> None:
+    """Applies the device flags. To be called before TensorFlow computes anything.
+
+    Args:
+        values: Flags defined by `define_device_flags`.
+        steps: Steps that the run will take; decides --graph_optimizer=auto.
+    """
+    import tensorflow as tf
+
+    if values.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(values.threads)
+    optimize = {"auto": steps > 2000, "on": True, "off": False}[values.graph_optimizer]
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not optimize})

@@ -1,0 +1,84 @@
+"""Exports the network of a training run, for use without this package.
+
+python -m darts_tf.bin.export --workdir=RUN --output=DIR [--formats=saved_model,tflite]
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from darts_tf.bin import common
+from darts_tf.errors import InputError, unknown_name
+
+FORMATS = ("saved_model", "tflite")
+
+
+def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[pathlib.Path]:
+    """Writes each format below `output`; returns the paths.
+
+    Args:
+        run: The work folder of a finished training.
+        output: A folder; made when needed.
+        formats: Of "saved_model" (a folder) and "tflite" (a file made of it).
+
+    Raises:
+        InputError: The run is not finished or cannot be read, a format is not known, or something
+            stands where a result would be written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("export format", name, FORMATS)
+    model, description = run / "model.keras", run / "data.json"
+    for path in (model, description):
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist: {run} is no work folder of a finished training. Name one with "
+                "--workdir, or finish the training by its own command."
+            )
+    import keras
+
+    import darts_tf
+    from darts_tf.networks.evaluation import EvaluationNetwork  # noqa: F401  (registers the class)
+
+    try:
+        network = keras.models.load_model(model, compile=False)
+        data = json.loads(description.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
+    saved_model = output / "saved_model"
+    darts_tf.export_saved_model(
+        network, saved_model, data["mean"], data["standard_deviation"], data["class_names"]
+    )
+    written = [saved_model]
+    if "tflite" in formats:
+        written.append(_write_tflite(saved_model, output / "model.tflite"))
+    return written
+
+
+def _write_tflite(saved_model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    import tensorflow as tf
+
+    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
+    return path
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    flags.DEFINE_string(
+        "workdir", None, "Work folder of a training.", required=True, flag_values=values
+    )
+    flags.DEFINE_string("output", None, "Folder to write to.", required=True, flag_values=values)
+    flags.DEFINE_list("formats", ["saved_model"], f"Of {', '.join(FORMATS)}.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Runs the program."""
+    for path in export(pathlib.Path(values.workdir), pathlib.Path(values.output), values.formats):
+        print(f"written     {path}")
+    return common.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(__doc__, define_flags, main))

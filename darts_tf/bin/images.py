@@ -1,0 +1,40 @@
+"""The flags that name image data, and the data they name."""
+
+import pathlib
+
+from absl import flags
+
+from darts_tf.bin import common
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines --dataset, --data_dir and --limit."""
+    flags.DEFINE_string(
+        "dataset",
+        "digits",
+        "digits (built in), or an image-classification data set of tensorflow-datasets.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared tensorflow-datasets.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "limit", None, "Use the first examples only, for trials.", lower_bound=2, flag_values=values
+    )
+
+
+def load(values: flags.FlagValues):
+    """Loads the data set: a `darts_tf.data.ImageData`."""
+    from darts_tf import data
+
+    return data.load_images(values.dataset, values.data_dir, limit=values.limit)
+
+
+def save_description(folder: pathlib.Path, streams) -> None:
+    """Writes data.json: what an export must know of the data that a model was trained on."""
+    description = {
+        "mean": list(streams.statistics.mean),
+        "standard_deviation": list(streams.statistics.std),
+        "class_names": list(streams.class_names),
+    }
+    common.write_json(folder / "data.json", description)

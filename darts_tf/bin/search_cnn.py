@@ -1,0 +1,171 @@
+"""Searches a convolutional cell on image data: alphas.npz, genotype.json, pictures, metrics.
+
+    python -m darts_tf.bin.search_cnn --flagfile=flags/search_cnn_cifar10_second_order.flags \
+        --data_dir=... --workdir=...
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+
+from absl import flags
+
+from darts_tf.bin import common, images, work_folder
+from darts_tf.errors import unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """The flags of a search; the defaults are the published ones for CIFAR-10 (paper, section 3.1)."""
+
+    order: str = "second_fd"
+    epochs: int = 50
+    batch_size: int = 64
+    init_channels: int = 16
+    layers: int = 8
+    nodes: int = 4
+    learning_rate: float = 0.025
+    learning_rate_min: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    arch_learning_rate: float = 3e-4
+    arch_weight_decay: float = 1e-3
+    train_portion: float = 0.5
+    seed: int = 2
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        if self.order not in ORDERS:
+            raise unknown_name("--order", self.order, ORDERS)
+        at_least_1, not_negative = (1, math.inf), (0, math.inf)
+        common.check_ranges(
+            self,
+            dict.fromkeys(("epochs", "batch_size", "init_channels", "layers", "nodes"), at_least_1)
+            | dict.fromkeys(
+                ("learning_rate", "learning_rate_min", "arch_learning_rate"), not_negative
+            )
+            | dict.fromkeys(("weight_decay", "arch_weight_decay", "seed"), not_negative)
+            | {"grad_clip": (1e-12, math.inf), "momentum": (0, 0.999999), "train_portion": (0, 1)},
+        )
+
+
+ORDERS = ("first", "second_fd", "second_exact")
+
+HELP = {
+    "order": "Architecture gradient: first, second_fd (as published) or second_exact.",
+    "epochs": "Number of epochs.",
+    "batch_size": "Images in a batch, for the weights and for the alphas.",
+    "init_channels": "Channels of the first cells.",
+    "layers": "Number of cells.",
+    "nodes": "Intermediate nodes in a cell.",
+    "learning_rate": "Learning rate of the weights in the first epoch.",
+    "learning_rate_min": "End of its cosine.",
+    "momentum": "Momentum of the weights' optimizer.",
+    "weight_decay": "L2 weight decay of the weights.",
+    "grad_clip": "Largest global norm of the weights' gradient.",
+    "arch_learning_rate": "Learning rate of the alphas.",
+    "arch_weight_decay": "L2 weight decay of the alphas.",
+    "train_portion": "Share of the training images for the weights; the rest is for the alphas. "
+    "Data with a validation part of its own uses that.",
+    "seed": "Seed of initial values, shuffling and augmentation.",
+}
+
+
+def search(settings: SearchSettings, image_data, folder: pathlib.Path):
+    """Searches in a work folder, from its newest checkpoint on; returns the genotype.
+
+    Args:
+        settings: How.
+        image_data: A `darts_tf.data.ImageData`.
+        folder: The work folder, which exists.
+    """
+    import keras
+    import numpy as np
+
+    import darts_tf
+    from darts_tf import data, genotype
+    from darts_tf.report import plots
+    from darts_tf.training import loop
+
+    keras.utils.set_random_seed(settings.seed)
+    pairing = data.pair(
+        *image_data.search_halves(settings.train_portion),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        augmentation=data.default_augmentation(image_data.name),
+        statistics=image_data.statistics,
+    )
+    supernet = darts_tf.Supernet(
+        num_classes=image_data.num_classes,
+        init_channels=settings.init_channels,
+        num_cells=settings.layers,
+        num_nodes=settings.nodes,
+        image_shape=image_data.image_shape,
+    )
+    model = darts_tf.ArchitectureSearch(supernet, order=settings.order)
+    optimizer = darts_tf.SGD(
+        settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
+    )
+    model.compile(
+        optimizer=optimizer,
+        arch_optimizer=darts_tf.Adam(settings.arch_learning_rate, l2=settings.arch_weight_decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    _, validation = image_data.search_halves(settings.train_portion)
+    run = loop.Run(
+        title="search",
+        folder=folder,
+        epochs=settings.epochs,
+        steps_per_epoch=pairing.steps_per_epoch,
+        batches=pairing.stream,
+        validation_data=data.evaluation_batches(
+            *validation, settings.batch_size, image_data.statistics
+        ),
+        schedule=darts_tf.cosine_schedule(
+            settings.learning_rate, settings.learning_rate_min, settings.epochs
+        ),
+        callbacks=lambda first_epoch: [
+            darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),
+            darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, image_data)),
+        ],
+    )
+    loop.train(model, run, [*model.variables, *model.arch_optimizer.variables])
+    found = genotype.load(folder / "genotype.json")
+    (folder / "plots").mkdir(exist_ok=True)
+    plots.plot_genotype(found, folder / "plots" / "cells.svg")
+    with np.load(folder / "alphas.npz", allow_pickle=False) as alphas:
+        plots.plot_alphas(alphas, folder / "plots" / "alphas.png")
+    return found
+
+
+def provenance(settings: SearchSettings, image_data) -> dict:
+    """How the genotype was found."""
+    return {"program": "search_cnn", "dataset": image_data.name, **dataclasses.asdict(settings)}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    work_folder.define_flag(values)
+    images.define_flags(values)
+    common.define_settings(SearchSettings, HELP, values)
+    common.define_device_flags(values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Runs the program."""
+    settings = common.settings_of(SearchSettings, values)
+    image_data = images.load(values)
+    (train, _), _ = image_data.search_halves(settings.train_portion)
+    common.configure_devices(values, settings.epochs * math.ceil(len(train) / settings.batch_size))
+    folder = work_folder.prepare(values)
+    found = search(settings, image_data, folder)
+    print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
+    print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
+    return common.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(__doc__, define_flags, main))

@@ -1,0 +1,244 @@
+"""Trains a derived convolutional network from scratch and tests it once, at the end.
+
+    python -m darts_tf.bin.train_cnn --flagfile=flags/train_cnn_cifar10.flags --genotype=DARTS_V2 \
+        --data_dir=... --workdir=...
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+from darts_tf import genotype as genotypes
+from darts_tf.bin import common, images, work_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The flags of a training; the defaults are the published ones for CIFAR-10 (paper, section 3.2)."""
+
+    epochs: int = 600
+    batch_size: int = 96
+    init_channels: int = 36
+    layers: int = 20
+    learning_rate: float = 0.025
+    learning_rate_decay: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    auxiliary: bool = True
+    auxiliary_weight: float = 0.4
+    drop_path_prob: float = 0.2
+    cutout: bool = True
+    cutout_length: int = 16
+    label_smoothing: float = 0.0
+    test_every_epoch: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        at_least_1, not_negative, share = (1, math.inf), (0, math.inf), (0, 0.999999)
+        common.check_ranges(
+            self,
+            dict.fromkeys(("epochs", "batch_size", "init_channels", "layers"), at_least_1)
+            | dict.fromkeys(("learning_rate", "weight_decay", "auxiliary_weight"), not_negative)
+            | dict.fromkeys(("momentum", "drop_path_prob", "label_smoothing"), share)
+            | {"learning_rate_decay": (0, 1), "grad_clip": (1e-12, math.inf)}
+            | {"cutout_length": at_least_1, "seed": not_negative},
+        )
+
+
+HELP = {
+    "epochs": "Number of epochs.",
+    "batch_size": "Images in a batch.",
+    "init_channels": "Channels of the first cells.",
+    "layers": "Number of cells.",
+    "learning_rate": "Learning rate in the first epoch.",
+    "learning_rate_decay": "Factor of the learning rate after each epoch; 0 for a cosine to 0.",
+    "momentum": "Momentum of the optimizer.",
+    "weight_decay": "L2 weight decay.",
+    "grad_clip": "Largest global norm of the gradient.",
+    "auxiliary": "Whether to train with an auxiliary head.",
+    "auxiliary_weight": "Weight of the auxiliary loss.",
+    "drop_path_prob": "Drop path probability after the last epoch; it grows from 0.",
+    "cutout": "Whether to cut a square out of each training image.",
+    "cutout_length": "Side of that square in px.",
+    "label_smoothing": "Share of a label spread over all classes, in the training loss.",
+    "test_every_epoch": "Whether to report the test part after every epoch too, as the authors do. "
+    "Nothing is ever selected by it.",
+    "seed": "Seed of initial values, shuffling, augmentation and drop path.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Training and test data, and what the network and its export must know of them."""
+
+    train: object
+    test: object
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    statistics: object
+
+
+def streams_of_images(settings: TrainSettings, image_data) -> Streams:
+    """All training images, those of a validation part included; the test part in order."""
+    import numpy as np
+
+    from darts_tf import data
+
+    arrays = [image_data.train_images], [image_data.train_labels]
+    if image_data.validation_images is not None:
+        arrays[0].append(image_data.validation_images)
+        arrays[1].append(image_data.validation_labels)
+    augmentation = dataclasses.replace(
+        data.default_augmentation(image_data.name),
+        cutout=settings.cutout_length if settings.cutout else 0,
+    )
+    train = data.ArrayStream(
+        *map(np.concatenate, arrays),
+        settings.batch_size,
+        settings.seed,
+        augmentation,
+        image_data.statistics,
+        name="training part",
+    )
+    test = data.evaluation_batches(
+        image_data.test_images,
+        image_data.test_labels,
+        settings.batch_size,
+        image_data.statistics,
+        name="test part",
+    )
+    return Streams(
+        train, test, image_data.image_shape, image_data.class_names, image_data.statistics
+    )
+
+
+def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Streams:
+    """ImageNet, read from disk; its validation part is what the field tests on."""
+    from darts_tf import data
+    from darts_tf.data.sources import PUBLISHED_STATISTICS
+
+    streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
+    statistics = PUBLISHED_STATISTICS["imagenet2012"]
+    return Streams(
+        streams.train, streams.validation, (224, 224, 3), streams.class_names, statistics
+    )
+
+
+def train(
+    settings: TrainSettings, genotype, dataset: str, streams: Streams, folder: pathlib.Path
+) -> dict:
+    """Trains in a work folder, from its newest checkpoint on; returns the final figures.
+
+    Args:
+        settings: How.
+        genotype: The cells.
+        dataset: Name of the data set; "imagenet2012" selects ImageNet's stem.
+        streams: The data.
+        folder: The work folder, which exists.
+    """
+    import keras
+
+    import darts_tf
+    from darts_tf.losses import label_smoothed_cross_entropy
+    from darts_tf.report import plots
+    from darts_tf.training import loop
+
+    keras.utils.set_random_seed(settings.seed)
+    genotypes.save(genotype, folder / "genotype.json", {"program": "train_cnn"})
+    (folder / "plots").mkdir(exist_ok=True)
+    plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
+    network = darts_tf.EvaluationNetwork(
+        genotype,
+        num_classes=len(streams.class_names),
+        init_channels=settings.init_channels,
+        num_cells=settings.layers,
+        auxiliary=settings.auxiliary,
+        image_shape=streams.image_shape,
+        stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
+        seed=settings.seed,
+    )
+    model = darts_tf.ArchitectureEvaluation(network, settings.auxiliary_weight)
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    smoothed = label_smoothed_cross_entropy(settings.label_smoothing)
+    model.compile(
+        optimizer=darts_tf.SGD(
+            settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
+        ),
+        loss=smoothed if settings.label_smoothing else plain,
+        evaluation_loss=plain,
+        metrics=["accuracy"],
+    )
+    schedule = (
+        darts_tf.exponential_schedule(settings.learning_rate, settings.learning_rate_decay)
+        if settings.learning_rate_decay
+        else darts_tf.cosine_schedule(settings.learning_rate, 0.0, settings.epochs)
+    )
+    run = loop.Run(
+        title="train",
+        folder=folder,
+        epochs=settings.epochs,
+        steps_per_epoch=streams.train.steps_per_epoch,
+        batches=streams.train.batches,
+        validation_data=streams.test if settings.test_every_epoch else None,
+        schedule=schedule,
+        callbacks=lambda first: [
+            darts_tf.DropPathSchedule(settings.drop_path_prob, settings.epochs)
+        ],
+    )
+    start = time.perf_counter()
+    loop.train(model, run, [*model.variables, *model.optimizer.variables])
+    seconds = time.perf_counter() - start
+    tested = model.evaluate(streams.test, verbose=0, return_dict=True)
+    metrics = {
+        "test_accuracy": round(float(tested["accuracy"]), 6),
+        "test_loss": round(float(tested["loss"]), 6),
+        "weights": network.count_weights(),
+        "epochs": settings.epochs,
+        "seconds_of_this_start": round(seconds, 1),
+        "dataset": dataset,
+        "genotype": genotype.to_text(),
+    }
+    network.save(folder / "model.keras")
+    images.save_description(folder, streams)
+    common.write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    work_folder.define_flag(values)
+    images.define_flags(values)
+    flags.DEFINE_string(
+        "genotype",
+        "DARTS_V2",
+        f"A published genotype ({', '.join(genotypes.zoo.names('cnn'))}), or a file.",
+        flag_values=values,
+    )
+    common.define_settings(TrainSettings, HELP, values)
+    common.define_device_flags(values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Runs the program."""
+    settings = common.settings_of(TrainSettings, values)
+    genotype = genotypes.resolve(values.genotype, "cnn")
+    if values.dataset.startswith("imagenet2012"):
+        streams = streams_of_imagenet(settings, values.data_dir)
+    else:
+        streams = streams_of_images(settings, images.load(values))
+    common.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
+    folder = work_folder.prepare(values)
+    metrics = train(settings, genotype, values.dataset, streams, folder)
+    print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")
+    print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
+    return common.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(__doc__, define_flags, main))

@@ -1,0 +1,82 @@
+"""The work folder of a run: its flags, its outputs, and the refusal to mix two runs in one folder."""
+
+import os
+import pathlib
+
+from absl import flags
+
+from darts_tf.errors import InputError
+
+NOT_OF_THE_RUN = {"workdir", "data_dir", "threads", "graph_optimizer", "flagfile", "undefok"}
+"""Flags that say where and how fast, and may differ when a run goes on."""
+
+
+def define_flag(values: flags.FlagValues) -> None:
+    """Defines --workdir."""
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder for everything that the run writes; the same command again goes on where it was.",
+        required=True,
+        flag_values=values,
+    )
+
+
+def prepare(values: flags.FlagValues) -> pathlib.Path:
+    """Makes the work folder, or checks that it belongs to this run, and writes flags.txt.
+
+    Raises:
+        InputError: The folder cannot be written, or holds a run with other flags; they are named.
+    """
+    folder = pathlib.Path(values.workdir)
+    own = _flags_of_the_run(values)
+    path = folder / "flags.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _refuse_other_run(folder, own, _read(path))
+        elif any(folder.iterdir()):
+            raise InputError(
+                f"The work folder {folder} is not empty and has no flags.txt, so it holds something else "
+                "than a run. Name another folder with --workdir."
+            )
+        path.write_text("".join(f"--{name}={value}\n" for name, value in own.items()))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise InputError(
+            f"The work folder {folder} cannot be written: {error.strerror}. Name another folder with "
+            "--workdir, or change its permissions."
+        ) from error
+    return folder
+
+
+def _flags_of_the_run(values: flags.FlagValues) -> dict[str, str]:
+    named = {}
+    for name in sorted(values):
+        flag = values[name]
+        if name in NOT_OF_THE_RUN or flag.value is None:
+            continue
+        named[name] = flag.serialize().removeprefix(f"--{name}=")
+        if flag.boolean:
+            named[name] = str(flag.value).lower()
+    return named
+
+
+def _read(path: pathlib.Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
+    return {name: value for name, _, value in pairs}
+
+
+def _refuse_other_run(folder, own, saved) -> None:
+    differing = [
+        f"--{name} was {saved.get(name, 'not set')}, now {own.get(name, 'not set')}"
+        for name in sorted({*own, *saved})
+        if own.get(name) != saved.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"The work folder {folder} holds a run with other flags: {'; '.join(differing)}. Repeat its "
+            f"command (--flagfile={folder / 'flags.txt'}) to go on, or name another folder with --workdir."
+        )

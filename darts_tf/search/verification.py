@@ -1,0 +1,393 @@
+"""Numeric checks of the three architecture gradients against definitions that use no second derivative.
+
+Everything is computed inside `tf.function`: two stock operations (stride-1 max pooling on a CPU,
+`tf.nn.moments`) have wrong second derivatives, the first of them in graphs only. Central
+differences need float64.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from darts_tf.errors import InputError
+from darts_tf.search import bilevel, toy
+from darts_tf.search.architecture_search import ArchitectureSearch
+
+Objective = Callable[[bilevel.Alphas], tf.Tensor]
+
+XI, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-4
+"""The virtual step of the checks. xi is four times the published one: the second-order term shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One figure and its bound.
+
+    Attributes:
+        name: What was compared.
+        figure: An error, or a count of faults.
+        bound: The largest figure that is accepted; None where the figure is for information only.
+        note: What a failure points at, such as the variables concerned.
+    """
+
+    name: str
+    figure: float
+    bound: float | None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its bound; NaN is not."""
+        return self.bound is None or self.figure <= self.bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A bilevel problem at one point.
+
+    Attributes:
+        train_loss, validation_loss: L_train and L_val, functions (w, alphas) -> scalar.
+        w: The weights, one vector.
+        alphas: The architecture parameters.
+        step: The virtual step.
+    """
+
+    train_loss: bilevel.Loss
+    validation_loss: bilevel.Loss
+    w: tf.Tensor
+    alphas: bilevel.Alphas
+    step: bilevel.VirtualStep
+
+
+def problem_of(search: ArchitectureSearch, train, validation, seed: int = 0) -> Problem:
+    """The problem of a compiled search at its present weights and alphas.
+
+    Args:
+        search: The search.
+        train, validation: Batches (x, y).
+        seed: Of the momentum buffer, which is random so that the virtual step is no special case.
+
+    Raises:
+        InputError: The weights, the alphas or the loss are not float64.
+    """
+    train_loss, validation_loss = (
+        search.loss_function((*map(tf.convert_to_tensor, batch), None))
+        for batch in (train, validation)
+    )
+    weights, architecture = (
+        [tf.convert_to_tensor(variable) for variable in variables]
+        for variables in (
+            search.supernet.network_parameters,
+            search.supernet.architecture_parameters,
+        )
+    )
+    _require_float64("weights", {tensor.dtype.name for tensor in weights})
+    _require_float64("architecture parameters", {tensor.dtype.name for tensor in architecture})
+    w = tf.concat([tf.reshape(tensor, [-1]) for tensor in weights], 0)
+    _require_float64("loss", {train_loss(w, architecture).dtype.name})
+    buffer = tf.constant(np.random.default_rng(seed).normal(scale=0.1, size=w.shape))
+    step = bilevel.VirtualStep(XI, MOMENTUM, buffer, WEIGHT_DECAY)
+    return Problem(train_loss, validation_loss, w, architecture, step)
+
+
+def _require_float64(what: str, dtypes: set[str]) -> None:
+    if dtypes != {"float64"}:
+        raise InputError(
+            f"The {what} must be float64: central differences in fewer digits cannot tell a wrong "
+            f"gradient from a right one. Received: {', '.join(sorted(dtypes))}. Build the supernet "
+            'under keras.config.set_dtype_policy("float64"), with no dtype of its own.'
+        )
+
+
+def one_step_objective(problem: Problem) -> Objective:
+    """alpha -> L_val(w'(alpha), alpha), the function of which the second order is the gradient.
+
+    w'(alpha) = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)    (equation 6)
+
+    Written out here, so that an error in `bilevel.VirtualStep` shows.
+    """
+
+    def objective(alphas):
+        w, step = problem.w, problem.step
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(w)
+            value = problem.train_loss(w, alphas)
+        gradient = tape.gradient(value, w)
+        update = step.momentum * step.buffer + gradient + step.weight_decay * w
+        return problem.validation_loss(w - step.xi * update, alphas)
+
+    return objective
+
+
+def finite_difference_objective(problem: Problem) -> Objective:
+    """alpha -> the function of which `second_fd` is the gradient at the present alphas.
+
+        L_val(w', alpha) - xi * [L_train(w + R v, alpha) - L_train(w - R v, alpha)] / (2 R)
+
+    with w', v and R of the present alphas held fixed (equation 8). It holds whether or not the
+    network has kinks.
+    """
+
+    @tf.function(autograph=False)
+    def fixed():
+        w, step = problem.w, problem.step
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(w)
+            value = problem.train_loss(w, problem.alphas)
+        gradient = tape.gradient(value, w)
+        w_prime = w - step.xi * (step.momentum * step.buffer + gradient + step.weight_decay * w)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(w_prime)
+            value = problem.validation_loss(w_prime, problem.alphas)
+        v = tape.gradient(value, w_prime)
+        return w_prime, v, bilevel.FINITE_DIFFERENCE_STEP / tf.norm(v)
+
+    w_prime, v, r = fixed()
+
+    def objective(alphas):
+        plus = problem.train_loss(problem.w + r * v, alphas)
+        minus = problem.train_loss(problem.w - r * v, alphas)
+        direct = problem.validation_loss(w_prime, alphas)
+        return direct - problem.step.xi * (plus - minus) / (2 * r)
+
+    return objective
+
+
+def central_difference(
+    objective: Objective, alphas: bilevel.Alphas, direction: bilevel.Alphas, length: float
+) -> tf.Tensor:
+    """[objective(alpha + length * d) - objective(alpha - length * d)] / (2 * length)."""
+    plus = objective([a + length * d for a, d in zip(alphas, direction, strict=True)])
+    minus = objective([a - length * d for a, d in zip(alphas, direction, strict=True)])
+    return (plus - minus) / (2 * length)
+
+
+def directions(alphas: bilevel.Alphas, count: int = 7, seed: int = 1) -> list[bilevel.Alphas]:
+    """Random directions of length 1 in the space of all alphas together."""
+    source = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        parts = [source.normal(size=a.shape) for a in alphas]
+        norm = np.sqrt(sum((part**2).sum() for part in parts))
+        found.append([tf.constant(part / norm, alphas[0].dtype) for part in parts])
+    return found
+
+
+def directional_error(
+    gradient: bilevel.Alphas,
+    objective: Objective,
+    alphas: bilevel.Alphas,
+    length: float,
+    known: bilevel.Alphas | None = None,
+) -> float:
+    """How far a gradient is from central differences of its objective along random directions d.
+
+    median over d of |<g, d> - difference(d)|, relative to the root mean square over d of
+    difference(d) - <known, d>
+
+    The median, because a difference across a kink or a jump of a network with ReLU says nothing.
+
+    Args:
+        gradient: g, one tensor like each of the alphas.
+        objective: Of alphas; called inside `tf.function`.
+        alphas: Where.
+        length: Of the steps; an objective with kinks needs a tiny one.
+        known: The part of the gradient that is not in question. The error is then relative to the
+            rest, however small that is beside the known part (to a thousandth of the whole).
+    """
+    chosen = directions(alphas)
+    compiled = tf.function(objective, autograph=False)
+    differences = np.array([float(central_difference(compiled, alphas, d, length)) for d in chosen])
+    errors = np.abs([_inner(gradient, d) for d in chosen] - differences)
+    whole = np.sqrt(np.mean(differences**2))
+    if known is None:
+        return float(np.median(errors) / whole)
+    rest = np.sqrt(np.mean((differences - [_inner(known, d) for d in chosen]) ** 2))
+    return float(np.median(errors) / max(rest, 1e-3 * whole))
+
+
+def _inner(first: bilevel.Alphas, second: bilevel.Alphas) -> float:
+    return float(sum(tf.reduce_sum(a * b) for a, b in zip(first, second, strict=True)))
+
+
+def _norm(alphas: bilevel.Alphas) -> float:
+    return _inner(alphas, alphas) ** 0.5
+
+
+def _difference(first: bilevel.Alphas, second: bilevel.Alphas) -> bilevel.Alphas:
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+def gradient_checks(problem: Problem, smooth: bool) -> Iterator[Check]:
+    """The three gradients of a problem against central differences and against each other.
+
+    Args:
+        problem: The problem.
+        smooth: Whether its losses have no kinks. Only then does `second_fd` converge to
+            `second_exact`; elsewhere their agreement is given for information.
+    """
+    length, bound = (1e-4, 1e-5) if smooth else (1e-7, 1e-3)
+    alphas = problem.alphas
+    train_loss, validation_loss, w = problem.train_loss, problem.validation_loss, problem.w
+
+    @tf.function(autograph=False)
+    def first():
+        return bilevel.first(validation_loss, w, alphas).alphas
+
+    @tf.function(autograph=False)
+    def second_fd(xi, length):
+        step = dataclasses.replace(problem.step, xi=xi)
+        return bilevel.second_fd(train_loss, validation_loss, w, alphas, step, length=length).alphas
+
+    @tf.function(autograph=False)
+    def second_exact(xi):
+        step = dataclasses.replace(problem.step, xi=xi)
+        return bilevel.second_exact(train_loss, validation_loss, w, alphas, step).alphas
+
+    @tf.function(autograph=False)
+    def direct():
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(w)
+            value = train_loss(w, alphas)
+        return bilevel.first(
+            validation_loss, problem.step(w, tape.gradient(value, w)), alphas
+        ).alphas
+
+    xi, zero = (tf.constant(value, w.dtype) for value in (problem.step.xi, 0.0))
+    published = tf.constant(bilevel.FINITE_DIFFERENCE_STEP, w.dtype)
+    g_first, g_exact, g_fd, known = first(), second_exact(xi), second_fd(xi, published), direct()
+
+    error = directional_error(g_first, lambda a: validation_loss(w, a), alphas, length)
+    yield Check("first: central differences of L_val", error, bound)
+    error = directional_error(g_exact, one_step_objective(problem), alphas, length, known)
+    yield Check("second_exact: central differences of L_val(w'(alpha), alpha)", error, bound)
+    error = directional_error(g_fd, finite_difference_objective(problem), alphas, length, known)
+    yield Check("second_fd: central differences of its formula", error, bound)
+
+    product = _difference(g_exact, known)
+
+    def distance(g):
+        return _norm(_difference(g, g_exact)) / max(_norm(product), 1e-3 * _norm(g_exact))
+
+    if smooth:
+        coarse, fine = (distance(second_fd(xi, r * published)) for r in (1.0, 0.1))
+        yield Check("second_fd to second_exact, step 0.01", coarse, 0.05)
+        yield Check("second_fd to second_exact, step 0.001", fine, 0.05 / 50)
+        # The error of a central difference falls with the square of its step.
+        order = float(np.log10(coarse / fine)) if fine > 0 else 2.0
+        yield Check("order of that convergence: distance to 2", abs(order - 2), 0.2)
+    else:
+        estimate = _difference(g_fd, known)
+        cosine = _inner(estimate, product) / max(_norm(estimate) * _norm(product), 1e-300)
+        yield Check("second_fd's product with second_exact's: cosine", cosine, None)
+    for name, g in (
+        ("second_fd", second_fd(zero, published)),
+        ("second_exact", second_exact(zero)),
+    ):
+        error = _norm(_difference(g, g_first)) / _norm(g_first)
+        yield Check(f"{name} at xi = 0: first", error, 1e-12)
+
+
+def toy_checks() -> Iterator[Check]:
+    """The gradients and the fixed points of the toy problem, which are known in closed form."""
+
+    points = ((2.0, -2.0), (1.3, 0.4), (-0.7, 1.1))
+    rates = (0.0, 0.2, 0.5, 0.7)
+    gradients = {
+        (order, *point, xi): _toy_gradient(order, *point, xi)
+        for order in bilevel.ORDERS
+        for point in points
+        for xi in rates
+    }
+    for order in ("second_exact", "second_fd"):
+        # The derivative of L_val(w'(alpha), alpha), w' = (1 - 2 xi) w + 2 xi alpha.
+        errors = [
+            abs(gradients[order, alpha, w, xi] - ((1 - 2 * xi) * w + 4 * xi * alpha - 2))
+            for alpha, w in points
+            for xi in rates
+        ]
+        yield Check(f"{order}: closed form", max(errors), 1e-10)
+        errors = [abs(gradients[order, *p, 0.0] - gradients["first", *p, 0.0]) for p in points]
+        yield Check(f"{order} at xi = 0: first", max(errors), 1e-12)
+    for order in ("second_exact", "second_fd"):
+        for xi, name in zip(rates, ("2", "10/7", "1", "5/6"), strict=True):
+            path = toy.trajectory(xi, steps=200, order=order)
+            error = max(abs(end - toy.fixed_point(xi)) for end in (path.alpha[-1], path.w[-1]))
+            yield Check(f"{order}: fixed point {name} of xi = {xi:g}", error, 1e-6)
+
+
+@tf.function(autograph=False)
+def _toy_graph(order, alpha, w, xi):
+    losses = toy.train_loss, toy.validation_loss
+    step = bilevel.VirtualStep(xi)
+    gradient = bilevel.architecture_gradient(order, *losses, tf.reshape(w, [1]), [alpha], step)
+    return gradient.alphas[0]
+
+
+def _toy_gradient(order: str, alpha: float, w: float, xi: float) -> float:
+    return float(_toy_graph(order, *(tf.constant(value, tf.float64) for value in (alpha, w, xi))))
+
+
+def step_checks(search: ArchitectureSearch, train, validation) -> Iterator[Check]:
+    """One step of a compiled search: it moves everything that it should and nothing else.
+
+    Args:
+        search: Compiled with optimizers without weight decay, which would move everything by
+            itself. It is changed.
+        train, validation: Batches (x, y).
+    """
+    supernet = search.supernet
+    architecture, weights = supernet.architecture_parameters, supernet.network_parameters
+    ids = set(map(id, architecture))
+    state = [v for v in supernet.non_trainable_variables if id(v) not in ids]
+    train, validation = (tuple(map(tf.convert_to_tensor, batch)) for batch in (train, validation))
+    before = [[v.numpy() for v in group] for group in (architecture, weights, state)]
+
+    step = tf.function(lambda: search.train_step((train, validation)), autograph=False)
+    step()
+    for kind, group, old in zip(
+        ("architecture parameters", "weight variables"),
+        (architecture, weights),
+        before,
+        strict=False,
+    ):
+        names = [v.path for v, value in zip(group, old, strict=True) if _unmoved(v, value)]
+        yield Check(f"{kind} that a step does not move", len(names), 0, _some(names))
+    unmoved = sum(
+        int(np.sum(v.numpy() == value)) for v, value in zip(architecture, before[0], strict=True)
+    )
+    yield Check("entries of alpha that a step does not move", unmoved, 0)
+
+    # What one pass at the old weights and the new alphas leaves behind: the weight step alone.
+    @tf.function(autograph=False)
+    def weight_step():
+        held = {id(v): tf.constant(value) for v, value in zip(state, before[2], strict=True)}
+        _, after = supernet.stateless_call(
+            [tf.constant(value) for value in before[1]],
+            [held.get(id(v), tf.convert_to_tensor(v)) for v in supernet.non_trainable_variables],
+            train[0],
+            training=True,
+        )
+        return after
+
+    expected = zip(supernet.non_trainable_variables, weight_step(), strict=True)
+    errors = {
+        v.path: np.max(np.abs(v.numpy().astype("float64") - np.asarray(value, "float64")))
+        for v, value in expected
+        if id(v) not in ids
+    }
+    wrong = [path for path, error in errors.items() if not error <= 1e-10]
+    figure = float(max(errors.values(), default=0.0))
+    yield Check("running statistics: those of the weight step alone", figure, 1e-10, _some(wrong))
+
+
+def _unmoved(variable: keras.Variable, old: np.ndarray) -> bool:
+    return np.array_equal(variable.numpy(), old)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list that may be long."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,288 @@
+"""What users attach to `fit`: schedules, records of a run, and the guards that end it well."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+import keras
+import numpy as np
+
+from darts_tf.errors import InputError, StopRequested
+from darts_tf.genotype import save
+
+
+class DropPathSchedule(keras.callbacks.Callback):
+    """Ramps drop path: p = largest * epoch / epochs, the epoch counted from 0 and p constant within it.
+
+    Args:
+        largest: Largest probability, in [0, 1) (0.2 as published for CIFAR-10).
+        epochs: Number of epochs of the whole training.
+    """
+
+    def __init__(self, largest: float, epochs: int):
+        super().__init__()
+        if not 0 <= largest < 1:
+            raise InputError(f"The drop path probability must be in [0, 1). Received: {largest}.")
+        self.largest, self.epochs = largest, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the network's probability."""
+        network = getattr(self.model, "network", self.model)
+        if not hasattr(network, "drop_path_prob"):
+            raise InputError(
+                "DropPathSchedule needs a model with drop path, such as darts_tf.EvaluationNetwork. "
+                f"Received: {type(network).__name__}."
+            )
+        network.drop_path_prob.assign(self.largest * epoch / self.epochs)
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends one JSON object per epoch to a file: epoch, seconds, learning rate and all metrics.
+
+    Args:
+        path: The file. Epochs from the first one of this run on are removed at its start, so that an
+            epoch that is repeated after an interruption stands there once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.first_epoch = first_epoch
+
+    def on_train_begin(self, logs=None):
+        """Removes the lines of epochs that are about to be repeated."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < self.first_epoch]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the line."""
+        line = {"epoch": epoch, "seconds": round(time.perf_counter() - self._start, 3)}
+        line["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+        line.update({name: float(value) for name, value in (logs or {}).items()})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class AlphaHistory(keras.callbacks.Callback):
+    """Records the alphas after every epoch in an .npz file.
+
+    Arrays: `epoch` (E,), and one (E, edges, primitives) per tensor of architecture parameters, named as
+    the variable without "alphas_": `normal` and `reduce`.
+
+    Args:
+        path: The file; read back when a run goes on.
+        first_epoch: Epochs from this one on are removed at the start.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.first_epoch = first_epoch
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def on_train_begin(self, logs=None):
+        """Reads what an earlier part of the run recorded."""
+        if self.first_epoch and self.path.exists():
+            with np.load(self.path, allow_pickle=False) as saved:
+                kept = saved["epoch"] < self.first_epoch
+                self.arrays = {name: saved[name][kept] for name in saved.files}
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds one row to every array and writes the file anew, atomically."""
+        new = {"epoch": np.array(epoch)}
+        for variable in self.model.supernet.architecture_parameters:
+            name = variable.name.removeprefix("alphas_")
+            new[name] = keras.ops.convert_to_numpy(variable)
+        for name, value in new.items():
+            old = self.arrays.get(name, np.empty((0, *value.shape), value.dtype))
+            self.arrays[name] = np.concatenate([old, value[None]])
+        partial = self.path.with_name(self.path.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, **self.arrays)
+        os.replace(partial, self.path)
+
+
+class GenotypeFile(keras.callbacks.Callback):
+    """Writes the genotype of the present alphas to a file after every epoch.
+
+    The authors' code logs it before each epoch, so that the alphas after the last one are never seen.
+
+    Args:
+        path: The file.
+        provenance: Whatever tells how it was found; the epoch and its metrics are added.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], provenance: dict | None = None):
+        super().__init__()
+        self.path, self.provenance = path, provenance or {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the file anew, atomically."""
+        metrics = {name: round(float(value), 6) for name, value in (logs or {}).items()}
+        found = {**self.provenance, "epochs_done": epoch + 1, "metrics": metrics}
+        save(self.model.derive(), self.path, found)
+
+
+class Progress(keras.callbacks.Callback):
+    """Prints one line per epoch, and one every few seconds within: loss, accuracy, remaining time.
+
+    Plain lines, so that a log file reads like a terminal.
+
+    Args:
+        title: First word of every line, such as "search".
+        epochs: Number of epochs of the whole run.
+        every: Seconds between two lines within an epoch.
+        stream: Where to print; standard output by default.
+        clock: A function that returns seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        epochs: int,
+        every: float = 30.0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__()
+        self.title, self.epochs, self.every = title, epochs, every
+        self.stream, self.clock = stream or sys.stdout, clock
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock; the first epoch's tracing is not counted in the remaining time."""
+        self._epoch, self._last = epoch, self.clock()
+        self._epoch_start = self._last
+        if not hasattr(self, "_first"):
+            self._first, self._done, self._spent = epoch, 0, 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Prints within the epoch, when it is time to."""
+        now = self.clock()
+        if now - self._last >= self.every:
+            steps = self.params.get("steps")
+            self._last = now
+            self._print(f"step {batch + 1}" + (f"/{steps}" if steps else ""), logs, None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints the epoch's results and the remaining time."""
+        seconds = self.clock() - self._epoch_start
+        self._done += 1
+        self._spent += seconds
+        mean = self._spent / self._done
+        if self._done == 1:
+            self._startup = seconds
+        else:  # later epochs alone tell how long an epoch takes
+            mean = (self._spent - self._startup) / (self._done - 1)
+        self._print(f"{seconds:.1f} s", logs, mean * (self.epochs - epoch - 1))
+
+    def _print(self, where, logs, remaining):
+        shown = {k: v for k, v in (logs or {}).items() if "loss" in k or "accuracy" in k}
+        parts = [f"{self.title} epoch {self._epoch + 1}/{self.epochs}", where]
+        parts += [f"{name} {value:.4f}" for name, value in shown.items()]
+        if remaining is not None:
+            parts.append(f"remaining {duration(remaining)}")
+        print("  ".join(parts), file=self.stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "45 s", "3 min 20 s", "5 h 10 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class NotFinite(InputError):
+    """A loss or the alphas became NaN or infinite."""
+
+
+class StopOnNotFinite(keras.callbacks.Callback):
+    """Ends the run when the loss, another metric or the alphas become NaN or infinite.
+
+    Args:
+        window: Steps between two looks at the alphas; the metrics are looked at in every step.
+
+    Raises:
+        NotFinite: Naming what became bad, and between which steps of which epoch.
+    """
+
+    def __init__(self, window: int = 10):
+        super().__init__()
+        self.window = window
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers where it is."""
+        self._epoch, self._checked = epoch, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the metrics, and at the alphas every `window` steps."""
+        for name, value in (logs or {}).items():
+            if not math.isfinite(value):
+                self._stop(name, value, batch, batch + 1)
+        if (batch + 1) % self.window == 0:
+            self._look_at_alphas(batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Looks at everything once more."""
+        self._look_at_alphas("end")
+        for name, value in (logs or {}).items():
+            if not math.isfinite(value):
+                self._stop(name, value, self._checked, "end")
+
+    def _look_at_alphas(self, step):
+        supernet = getattr(self.model, "supernet", None)
+        for variable in supernet.architecture_parameters if supernet else ():
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                self._stop(variable.name, "not finite", self._checked, step)
+        self._checked = step
+
+    def _stop(self, name, value, first, last):
+        raise NotFinite(
+            f"{name} became {value} in epoch {self._epoch}, between steps {first} and {last}. The state "
+            "after the last whole epoch before is kept. Lower the learning rate, clip the gradient "
+            "harder, or look for bad examples in the data."
+        )
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Turns SIGTERM and SIGINT into `StopRequested` at the end of the step; a second SIGINT ends at once."""
+
+    def on_train_begin(self, logs=None):
+        """Takes the signals over."""
+        self._received = None
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _handle(self, number, frame):
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number).name
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops between two steps."""
+        if self._received:
+            raise StopRequested(self._received)
+
+    def on_train_end(self, logs=None):
+        """Gives the signals back."""
+        self.release()
+
+    def release(self) -> None:
+        """Gives the signals back; to be called when `fit` ended by an exception."""
+        for number, handler in getattr(self, "_before", {}).items():
+            signal.signal(number, handler)
+        self._before = {}

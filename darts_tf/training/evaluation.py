@@ -1,0 +1,109 @@
+"""ArchitectureEvaluation: trains a derived network from scratch (paper, sections 3.2 and 3.3)."""
+
+import keras
+import tensorflow as tf
+
+from darts_tf.errors import InputError
+from darts_tf.losses import per_example
+
+SUM = tf.distribute.ReduceOp.SUM
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class ArchitectureEvaluation(keras.Model):
+    """Trains an evaluation network with its auxiliary head: loss = main + auxiliary_weight * auxiliary.
+
+    Args:
+        network: A `darts_tf.EvaluationNetwork`, or any built model whose `forward(x, training)` gives
+            `logits` and `auxiliary_logits`.
+        auxiliary_weight: Weight of the auxiliary loss (0.4 as published).
+
+    Use:
+        evaluation = ArchitectureEvaluation(network)
+        evaluation.compile(optimizer=darts_tf.SGD(), loss=loss, metrics=["accuracy"])
+        evaluation.fit(train, validation_data=test, epochs=600, callbacks=[DropPathSchedule(0.2, 600)])
+
+    Raises:
+        InputError: A number is out of its range.
+    """
+
+    def __init__(
+        self, network: keras.Model, auxiliary_weight: float = 0.4, name: str = "evaluation"
+    ):
+        super().__init__(name=name)
+        if auxiliary_weight < 0:
+            raise InputError(
+                f"auxiliary_weight must not be negative. Received: {auxiliary_weight}."
+            )
+        self.network = network
+        self.auxiliary_weight = auxiliary_weight
+        # Named as Keras' own tracker, whose place it takes in the results: that one is fed only by
+        # Keras' train_step.
+        self._mean_loss = keras.metrics.Mean(name="loss")
+        self.built = True
+
+    def call(self, x, training=False):
+        """The network's logits."""
+        return self.network(x, training=training)
+
+    def compile(self, optimizer, loss, metrics=None, evaluation_loss=None, **options):
+        """Sets what trains and what is measured.
+
+        Args:
+            optimizer: Of the weights.
+            loss: A Keras loss, its name, or a function (y, logits) -> (batch,) losses; for training.
+            metrics: Keras metrics or their names.
+            evaluation_loss: The loss that `evaluate` reports; the same by default. (The published
+                ImageNet runs train with smoothed labels and report the plain loss.)
+            **options: As for `keras.Model.compile`.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        super().compile(optimizer=optimizer, metrics=metrics, **options)
+        self.per_example_loss = per_example(loss)
+        self.per_example_evaluation_loss = per_example(evaluation_loss or loss)
+        optimizer.build(self.network.trainable_variables)
+
+    def train_step(self, data):
+        """One step of the weights."""
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            outputs = self.network.forward(x, training=True)
+            losses = self.per_example_loss(y, outputs.logits)
+            if outputs.auxiliary_logits is not None:
+                auxiliary = self.per_example_loss(y, outputs.auxiliary_logits)
+                losses += self.auxiliary_weight * auxiliary
+            if weight is not None:
+                losses *= tf.cast(weight, losses.dtype)
+            # This replica's share of the mean over the global batch; the optimizer sums the shares.
+            count = tf.shape(losses)[0]
+            context = tf.distribute.get_replica_context()
+            if context.num_replicas_in_sync > 1:
+                count = context.all_reduce(SUM, count)
+            loss = tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
+        gradients = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
+        self.optimizer.apply(gradients, variables)
+        self._mean_loss.update_state(losses)
+        return self.compute_metrics(x, y, outputs.logits, weight)
+
+    def test_step(self, data):
+        """Evaluates with running statistics, without the auxiliary head."""
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        logits = self.network(x, training=False)
+        self._mean_loss.update_state(self.per_example_evaluation_loss(y, logits), weight)
+        return self.compute_metrics(x, y, logits, weight)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "auxiliary_weight": self.auxiliary_weight,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The evaluation of `get_config`."""
+        return cls(
+            **{**config, "network": keras.saving.deserialize_keras_object(config["network"])}
+        )

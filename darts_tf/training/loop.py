@@ -1,0 +1,144 @@
+"""One loop for all programs: checkpoint after every epoch, resume, guards, records."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from darts_tf.errors import InputError
+from darts_tf.training.callbacks import (
+    MetricsLog,
+    Progress,
+    StopOnNotFinite,
+    StopOnSignal,
+)
+
+
+class Checkpoints:
+    """The states of a run after its last epochs.
+
+    Order of a restart: 1. the newest checkpoint, 2. none: epoch 0.
+
+    Args:
+        folder: Where they are; made when the first is saved.
+        variables: Everything that changes: weights, alphas, running statistics, optimizers.
+        keep: How many are kept.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], variables: Sequence[keras.Variable], keep: int = 2
+    ):
+        self._epochs_done = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(
+            epochs_done=self._epochs_done, variables=[v.value for v in variables]
+        )
+        self._manager = tf.train.CheckpointManager(self._checkpoint, os.fspath(folder), keep)
+
+    def restore(self) -> int:
+        """Restores the newest state, if there is one; returns the number of epochs that are done.
+
+        Raises:
+            InputError: The newest checkpoint cannot be read or does not fit these variables.
+        """
+        newest = self._manager.latest_checkpoint
+        if newest is None:
+            return 0
+        try:
+            self._checkpoint.restore(newest).assert_consumed()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise InputError(
+                f"The checkpoint {newest} cannot be restored: {str(error).splitlines()[0]} Remove its "
+                "files to go on from the one before, or use a new work folder."
+            ) from error
+        return int(self._epochs_done.numpy())
+
+    def save(self, epochs_done: int) -> None:
+        """Saves the present state."""
+        self._epochs_done.assign(epochs_done)
+        self._manager.save(checkpoint_number=epochs_done)
+
+
+class _SaveEveryEpoch(keras.callbacks.Callback):
+    """The last callback of all: what it saves includes what the others did at the end of the epoch."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.checkpoints.save(epoch + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a model is trained by a program.
+
+    Attributes:
+        title: First word of the progress lines.
+        folder: The work folder.
+        epochs: Number of epochs.
+        steps_per_epoch: Steps of an epoch.
+        batches: A function of the first step's number to an endless data set; the same step always has
+            the same batch, so that a run that goes on reads what it would have read.
+        validation_data: Evaluated after every epoch, or None.
+        schedule: Learning rate of an epoch.
+        callbacks: A function of the first epoch to more callbacks.
+    """
+
+    title: str
+    folder: pathlib.Path
+    epochs: int
+    steps_per_epoch: int
+    batches: Callable[[int], tf.data.Dataset]
+    validation_data: tf.data.Dataset | None
+    schedule: Callable[[int], float]
+    callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda first_epoch: []
+
+
+def train(model: keras.Model, run: Run, variables: Sequence[keras.Variable]) -> int:
+    """Trains from the newest checkpoint of the work folder to the last epoch.
+
+    Args:
+        model: A compiled model.
+        run: How.
+        variables: Everything that a checkpoint must hold.
+
+    Returns:
+        The epoch from which it went on; 0 for a new run, `run.epochs` if nothing was left to do.
+
+    Raises:
+        StopRequested: A signal asked to stop. The state after the last whole epoch is saved.
+        NotFinite: A loss or the alphas became NaN or infinite.
+    """
+    checkpoints = Checkpoints(run.folder / "checkpoints", variables)
+    first_epoch = checkpoints.restore()
+    if first_epoch >= run.epochs:
+        return first_epoch
+    if first_epoch:
+        print(f"{run.title} goes on after epoch {first_epoch}/{run.epochs}", flush=True)
+    signals = StopOnSignal()
+    try:
+        model.fit(
+            run.batches(first_epoch * run.steps_per_epoch),
+            steps_per_epoch=run.steps_per_epoch,
+            initial_epoch=first_epoch,
+            epochs=run.epochs,
+            validation_data=run.validation_data,
+            verbose=0,
+            shuffle=False,  # the stream is shuffled
+            callbacks=[
+                keras.callbacks.LearningRateScheduler(run.schedule),
+                StopOnNotFinite(),
+                MetricsLog(run.folder / "metrics.jsonl", first_epoch),
+                *run.callbacks(first_epoch),
+                Progress(run.title, run.epochs),
+                _SaveEveryEpoch(checkpoints),
+                signals,
+            ],
+        )
+    finally:
+        signals.release()
+    return first_epoch
