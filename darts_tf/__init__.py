@@ -1,7 +1,7 @@
 """darts_tf: differentiable architecture search (DARTS) for Keras 3 on TensorFlow 2.
 
-The public names, and nothing else. They are imported when first used, so that reading genotypes does not
-load TensorFlow.
+The public names, and nothing else. They are imported when first used, so that reading genotypes
+does not load TensorFlow.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The one error a user can cause and mend: every room raises it, every program prints it as one line."""
+"""The one error that a user can cause and mend; every program prints it as one line."""
 
 
 class InputError(ValueError):

@@ -26,7 +26,8 @@ def run(
 ) -> int:
     """Runs a program and returns its exit code.
 
-    Each call parses into flags of its own, so that programs can call and test each other in one process.
+    Each call parses into flags of its own, so that programs can call and test each other in one
+    process.
 
     Args:
         description: What the program does; the first lines of its help.
@@ -46,8 +47,8 @@ def run(
         rest = values(["program", *arguments])[1:]
         if rest:
             raise InputError(
-                f"Unexpected argument {rest[0]!r}. Every argument is a flag, --name=value; in a flagfile "
-                "every line is one."
+                f"Unexpected argument {rest[0]!r}. Every argument is a flag, --name=value; in "
+                "a flagfile every line is one."
             )
         return main(values) or DONE
     except (flags.Error, InputError) as error:
@@ -55,8 +56,8 @@ def run(
         return USAGE_ERROR
     except StopRequested as signal:
         print(
-            f"stopped by {signal}; the state after the last whole epoch is saved. Run the same command "
-            "again to go on.",
+            f"stopped by {signal}; the state after the last whole epoch is saved. Run the "
+            "same command again to go on.",
             flush=True,
         )
         return STOPPED

@@ -34,8 +34,8 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
     for path in (model, description):
         if not path.is_file():
             raise InputError(
-                f"{path} does not exist: {run} is no work folder of a finished training. Name one with "
-                "--workdir, or finish the training by its own command."
+                f"{path} does not exist: {run} is no work folder of a finished training. Name "
+                "one with --workdir, or finish the training by its own command."
             )
     import keras
 

@@ -2,8 +2,8 @@
 
     python -m darts_tf.bin.pipeline --flagfile=flags/quickstart_digits.flags --workdir=RUN
 
-The search is in RUN/search and the training in RUN/train; the results stand in RUN itself. The test part of
-the data is used once, at the very end.
+The search is in RUN/search and the training in RUN/train; the results stand in RUN itself. The test
+part of the data is used once, at the very end.
 """
 
 import math
@@ -20,7 +20,7 @@ from darts_tf.bin.train_cnn import TrainSettings
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Defines the program's flags: those of the search with search_, of the training with train_."""
+    """Defines the flags: those of the search with search_, of the training with train_."""
     work_folder.define_flag(values)
     images.define_flags(values)
     common.define_settings(SearchSettings, search_cnn.HELP, values, prefix="search_")
@@ -48,8 +48,8 @@ def main(values: flags.FlagValues) -> int:
         export(folder / "train", folder, ["saved_model"])
     _collect(folder)
     print(
-        f"\ntest accuracy {100 * metrics['test_accuracy']:.2f} % with {metrics['weights']:,} weights\n"
-        f"genotype     {folder / 'genotype.json'}\n"
+        f"\ntest accuracy {100 * metrics['test_accuracy']:.2f} % with {metrics['weights']:,} "
+        f"weights\ngenotype     {folder / 'genotype.json'}\n"
         f"cells        {folder / 'plots' / 'cells.svg'}\n"
         f"SavedModel   {saved_model}\n"
         f"metrics      {folder / 'metrics.json'}",

@@ -17,7 +17,7 @@ from darts_tf.errors import unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """The flags of a search; the defaults are the published ones for CIFAR-10 (paper, section 3.1)."""
+    """The flags of a search; by default as published for CIFAR-10 (paper, section 3.1)."""
 
     order: str = "second_fd"
     epochs: int = 50

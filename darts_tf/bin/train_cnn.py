@@ -18,7 +18,7 @@ from darts_tf.bin import common, images, work_folder
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """The flags of a training; the defaults are the published ones for CIFAR-10 (paper, section 3.2)."""
+    """The flags of a training; by default as published for CIFAR-10 (paper, section 3.2)."""
 
     epochs: int = 600
     batch_size: int = 96

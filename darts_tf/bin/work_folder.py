@@ -1,4 +1,4 @@
-"""The work folder of a run: its flags, its outputs, and the refusal to mix two runs in one folder."""
+"""The work folder of a run: its flags, and the refusal to mix two runs in one folder."""
 
 import os
 import pathlib
@@ -37,16 +37,16 @@ def prepare(values: flags.FlagValues) -> pathlib.Path:
             _refuse_other_run(folder, own, _read(path))
         elif any(folder.iterdir()):
             raise InputError(
-                f"The work folder {folder} is not empty and has no flags.txt, so it holds something else "
-                "than a run. Name another folder with --workdir."
+                f"The work folder {folder} is not empty and has no flags.txt, so it holds "
+                "something else than a run. Name another folder with --workdir."
             )
         path.write_text("".join(f"--{name}={value}\n" for name, value in own.items()))
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise InputError(
-            f"The work folder {folder} cannot be written: {error.strerror}. Name another folder with "
-            "--workdir, or change its permissions."
+            f"The work folder {folder} cannot be written: {error.strerror}. Name another "
+            "folder with --workdir, or change its permissions."
         ) from error
     return folder
 
@@ -77,6 +77,8 @@ def _refuse_other_run(folder, own, saved) -> None:
     ]
     if differing:
         raise InputError(
-            f"The work folder {folder} holds a run with other flags: {'; '.join(differing)}. Repeat its "
-            f"command (--flagfile={folder / 'flags.txt'}) to go on, or name another folder with --workdir."
+            f"The work folder {folder} holds a run with other flags: {'; '.join(differing)}. "
+            "Repeat its "
+            f"command (--flagfile={folder / 'flags.txt'}) to go on, or name another folder "
+            "with --workdir."
         )

@@ -1,4 +1,4 @@
-"""The auxiliary head: a second classifier on an inner cell that helps training and is dropped afterwards."""
+"""The auxiliary head: a second classifier on an inner cell, for training only."""
 
 import dataclasses
 
@@ -17,14 +17,15 @@ PUBLISHED_POOLS = {8: (5, 3), 7: (5, 2)}
 
 
 def pool_to_2(size: int) -> tuple[int, int]:
-    """Size and stride of the average pool that makes 2 of `size` pixels: as published, else the two halves."""
+    """Size and stride of the pool that makes 2 of `size` pixels: as published, else the two "
+    "halves."""
     stride = size // 2
     return PUBLISHED_POOLS.get(size, (size - stride, stride))
 
 
 @dataclasses.dataclass(frozen=True)
 class AuxiliaryConvolution:
-    """[BatchNorm of the convolution's output, if any] behind a convolution without padding, then ReLU."""
+    """A convolution without padding, BatchNorm if wanted, ReLU; the function of a block."""
 
     size: int
     normalise: bool = True
@@ -66,8 +67,8 @@ class AuxiliaryHead(keras.layers.Layer):
         super().__init__(name=name)
         if min(size) < 2:
             raise InputError(
-                f"The auxiliary head needs at least 2x2 px, and the cell it would read is {size[0]}x{size[1]}. "
-                "Use larger images, fewer reductions, or no auxiliary head."
+                "The auxiliary head needs at least 2x2 px, and the cell it would read is "
+                f"{size[0]}x{size[1]}. Use larger images, fewer reductions, or no auxiliary head."
             )
         self.pools = [pool_to_2(side) for side in size]
         self.convolutions = [

@@ -1,4 +1,4 @@
-"""EvaluationNetwork: the network of derived cells that is trained from scratch (paper, sections 3.2 and 3.3)."""
+"""EvaluationNetwork: derived cells, trained from scratch (paper, sections 3.2 and 3.3)."""
 
 import dataclasses
 import math

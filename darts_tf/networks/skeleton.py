@@ -1,4 +1,4 @@
-"""What the supernet and the evaluation network have in common: stem, cell plan, classifier, checks."""
+"""What supernet and evaluation network have in common: stem, cell plan, classifier, checks."""
 
 import dataclasses
 
@@ -102,7 +102,7 @@ class Classifier(keras.layers.Layer):
 
 
 def by_path(parts: dict[str, keras.layers.Layer], method: str) -> dict:
-    """What a method of every part returns by name, with the part's name in front: "cell0/pre0/conv/kernel"."""
+    """What a method of every part returns by name, the part's name in front: "cell0/pre0/..."."""
     return {
         f"{prefix}/{key}": value
         for prefix, part in parts.items()
@@ -137,13 +137,16 @@ def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple
         isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape
     ):
         raise InputError(
-            f"image_shape must be (height, width, channels), three positive integers. Received: {image_shape!r}."
+            "image_shape must be (height, width, channels), three positive integers. "
+            f"Received: {image_shape!r}."
         )
     least = max(MINIMUM_IMAGE_SIZE, 2**halvings)
     if min(shape[:2]) < least:
         raise InputError(
-            f"Images of {shape[0]}x{shape[1]} px are too small: this network halves them {halvings} times and "
-            f"needs at least {least} px in height and width. Resize the images or use fewer reductions."
+            f"Images of {shape[0]}x{shape[1]} px are too small: this network halves them "
+            f"{halvings} times and "
+            f"needs at least {least} px in height and width. Resize the images or use fewer "
+            "reductions."
         )
     return shape
 
@@ -160,6 +163,7 @@ def check_images(x: tf.Tensor, image_shape: tuple[int, int, int]) -> None:
     )
     if not fits:
         raise InputError(
-            f"The network was made for images of shape {image_shape} (height, width, channels). Received a "
+            f"The network was made for images of shape {image_shape} (height, width, "
+            "channels). Received a "
             f"batch of shape {tuple(x.shape)}. Make the network with image_shape={received}."
         )

@@ -1,4 +1,4 @@
-"""Supernet: the network of the search, in which every edge is a mixed operation (paper, section 2.2)."""
+"""Supernet: the network of the search; every edge is a mixed operation (paper, section 2.2)."""
 
 import keras
 import tensorflow as tf
@@ -18,7 +18,7 @@ class Supernet(keras.Model):
 
     All normal cells share `alphas_normal`, all reduction cells `alphas_reduce`; weights are never
     shared. The alphas are variables outside `trainable_variables`: no optimizer, decay, clipping or
-        gradient norm of the weights sees them.
+    gradient norm of the weights sees them.
 
     Args:
         num_classes: Number of classes.
@@ -106,7 +106,7 @@ class Supernet(keras.Model):
 
     @property
     def architecture_parameters(self) -> list[keras.Variable]:
-        """[alphas_normal, alphas_reduce], each (edges, primitives); 14 x 8 for the published cell."""
+        """[alphas_normal, alphas_reduce], each (edges, primitives); 14 x 8 as published."""
         return [self.alphas_normal, self.alphas_reduce]
 
     @property

@@ -14,7 +14,7 @@ from darts_tf.report.figures import check_format, save_figure
 from darts_tf.search.toy import SOLUTION, START, Trajectory
 
 SADDLE = (0.0, 2.0)
-"""(alpha, w) where both derivatives of L_val are zero. It is a saddle: L_val alone has no minimum."""
+"""(alpha, w) where both derivatives of L_val are zero: a saddle, since L_val has no minimum."""
 
 PATH_COLOURS = ("#0072b2", "#00795c", "#e69f00", "#7b3294", "#56b4e9", "#b5530a", "#3d3d3d")
 CONSTRAINT_COLOUR = "#c1121f"

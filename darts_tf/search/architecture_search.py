@@ -29,13 +29,12 @@ class SearchSpace(Protocol):
 
 @keras.saving.register_keras_serializable(package="darts_tf")
 class ArchitectureSearch(keras.Model):
-    """Searches: alternates one step of alpha on a validation batch with one step of w on a training batch.
+    """Alternates a step of alpha on a validation batch with a step of w on a training batch.
 
     Each step, as published: first alpha, by one of three gradients (`darts_tf.search.bilevel`);
-        then the weights with the new alpha on the same training batch. All passes use the
-        statistics of the batch. The running statistics are updated by the weight step only. (In the
-        authors' code every pass updates them, those at perturbed weights too. They affect
-        evaluation only.)
+    then the weights with the new alpha on the same training batch. All passes use the statistics of
+    the batch. The running statistics are updated by the weight step only. (In the authors' code
+    every pass updates them, those at perturbed weights too. They affect evaluation only.)
 
     Args:
         supernet: A built Keras model with `architecture_parameters`, `network_parameters` and
@@ -72,8 +71,7 @@ class ArchitectureSearch(keras.Model):
 
         Args:
             optimizer: Of the weights. The virtual step is the step that it would take next: known
-                for
-                `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its
+                for `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its
                 learning rate for all others.
             arch_optimizer: Of the alphas.
             loss: A Keras loss or its name.
@@ -103,11 +101,11 @@ class ArchitectureSearch(keras.Model):
         return super().fit(x, **options)
 
     def _build_metrics(self, dataset) -> None:
-        """Makes the metrics' variables; Keras would look for x and y in the pair of batches, where they are not."""
+        """Makes the metrics' variables; Keras would take the pair of batches for (x, y)."""
         if not isinstance(dataset, tf.data.Dataset):
             raise InputError(
-                "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs of batches. "
-                f"Received: {type(dataset).__name__}."
+                "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs "
+                f"of batches. Received: {type(dataset).__name__}."
             )
         (x, y, _), _ = _unpack_pair(dataset.element_spec)
         outputs = self.supernet.compute_output_shape((1, *x.shape[1:]))
@@ -198,7 +196,8 @@ class ArchitectureSearch(keras.Model):
         return bilevel.VirtualStep(xi)
 
     def _evaluate(self, batch, w, alphas, reduce):
-        """Loss (this replica's share of the global mean), outputs and new state at given weights and alphas."""
+        """Loss (this replica's share of the global mean), outputs and state at given w and "
+        "alphas."""
         x, y, weight = batch
         architecture = self.supernet.architecture_parameters
         given = dict(zip(map(id, architecture), alphas, strict=True))
@@ -256,8 +255,8 @@ def _unpack_pair(data):
     """((x, y[, weight]), (x_val, y_val[, weight]))."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise InputError(
-            "A search step needs a pair of batches ((x, y), (x_val, y_val)), one for the weights and one for "
-            "the alphas. Make the data with darts_tf.pair(train, validation)."
+            "A search step needs a pair of batches ((x, y), (x_val, y_val)), one for the "
+            "weights and one for the alphas. Make the data with darts_tf.pair(train, validation)."
         )
     return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in data)
 
@@ -270,8 +269,8 @@ def _check_supernet(supernet) -> None:
     ]
     if not isinstance(supernet, keras.Model) or missing:
         raise InputError(
-            "supernet must be a keras.Model with architecture_parameters, network_parameters and derive(). "
-            f"Received: {type(supernet).__name__}"
+            "supernet must be a keras.Model with architecture_parameters, network_parameters "
+            f"and derive(). Received: {type(supernet).__name__}"
             + (f" without {', '.join(missing)}." if missing else ".")
         )
     if not supernet.built:
@@ -280,6 +279,7 @@ def _check_supernet(supernet) -> None:
         )
     if any(v.trainable for v in supernet.architecture_parameters):
         raise InputError(
-            "The architecture parameters must be variables with trainable=False: as trainable ones they would "
+            "The architecture parameters must be variables with trainable=False: as "
+            "trainable ones they would "
             "be weights too. Make them with add_weight(..., trainable=False)."
         )

@@ -29,7 +29,7 @@ Loss = Callable[[tf.Tensor, Alphas], tf.Tensor]
 Reduce = Callable[[tf.Tensor], tf.Tensor]
 
 FINITE_DIFFERENCE_STEP = 0.01
-"""Length of the step in weight space at which the finite difference is taken (paper, footnote 3)."""
+"""Length of the step in weight space of the finite difference (paper, footnote 2)."""
 
 ORDERS = ("first", "second_fd", "second_exact")
 
@@ -102,7 +102,7 @@ def second_fd(
     reduce: Reduce = _identity,
     length: float = FINITE_DIFFERENCE_STEP,
 ) -> ArchitectureGradient:
-    """Second order as published: the mixed second derivative times v by a central difference (equation 8).
+    """Second order as published: a central difference for the second derivative (equation 8).
 
         w'  = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
         v   = d/dw' L_val(w', alpha)

@@ -1,4 +1,4 @@
-"""The closed-form bilevel problem that shows what the virtual step is for (paper, section 2.3, figure 2).
+"""The closed-form problem that shows what the virtual step is for (paper, section 2.3, figure 2).
 
     L_val(w, alpha)   = alpha w - 2 alpha + 1
     L_train(w, alpha) = w^2 - 2 alpha w + alpha^2

@@ -1,4 +1,4 @@
-"""Block: the Keras layer around a pure tensor function. It owns weights and running statistics, nothing else."""
+"""Block: the Keras layer around a pure function; it owns weights and running statistics."""
 
 import dataclasses
 import functools
@@ -15,14 +15,14 @@ from darts_tf.space.primitives import Normalise, Primitive, Shapes, activation_f
 
 
 class BatchNorms:
-    """The BatchNorms of one block during one call; in training it collects the statistics of the batch."""
+    """The BatchNorms of one block during one call; in training it collects the batch statistics."""
 
     def __init__(
         self,
         weights: Mapping[str, tf.Tensor],
         running: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
     ):
-        """Makes them of the block's weights (scales and shifts are found by name) and running statistics.
+        """Makes them of the block's weights and running statistics.
 
         Args:
             weights: "<norm>/gamma" and "<norm>/beta" where the block has scales and shifts.

@@ -1,4 +1,4 @@
-"""Cells: the directed acyclic graph that is searched, and the one that is derived (paper, section 2.1).
+"""Cells: the graph that is searched, and the one that is derived (paper, section 2.1).
 
 Node 0 is the output of the cell before the last, node 1 that of the last cell; intermediate nodes
 count from 2 and sum what comes in; the output joins nodes in the channels. Rows of alpha are
@@ -23,7 +23,7 @@ def stride_of_edge(source: int, reduction: bool) -> int:
 
 
 class Cell(keras.layers.Layer):
-    """What both kinds of cell share: preprocessing of the two inputs to the cell's channels and size.
+    """What both kinds share: preprocessing of the two inputs to the cell's channels and size.
 
     Args:
         channels_before_last: Channels of the first input, the output of the cell before the last.

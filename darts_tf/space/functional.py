@@ -1,4 +1,4 @@
-"""The tensor functions under every primitive: convolutions, pools and BatchNorm exactly as published.
+"""The tensor functions under every primitive: convolutions, pools, BatchNorm, as published.
 
 Images are (batch, height, width, channels). All of them are pure, so that the search can evaluate a
 network at any weights. Each has right second derivatives inside `tf.function`, which the stock
@@ -11,7 +11,7 @@ EPSILON = 1e-5
 """Added to the variance by every BatchNorm (the published value; Keras' default is 1e-3)."""
 
 MOMENTUM = 0.9
-"""Share of the old running statistics kept at an update (the published networks; Keras' default is 0.99)."""
+"""Share of the old running statistics kept at an update (Keras' default is 0.99)."""
 
 
 def replicas() -> int:
@@ -22,7 +22,7 @@ def replicas() -> int:
 
 
 def _pad(x: tf.Tensor, vertical: int, horizontal: int, value: float = 0.0) -> tf.Tensor:
-    """Pads symmetrically, as the published networks do; TensorFlow's own "SAME" does not at stride 2."""
+    """Pads symmetrically, as the published networks do; "SAME" does not at stride 2."""
     return tf.pad(
         x, [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]], constant_values=value
     )

@@ -1,4 +1,4 @@
-"""The candidate operations of the convolutional cell, registered by name (paper, section 3; code of the authors).
+"""The candidate operations of the convolutional cell by name (paper, section 3; authors' code).
 
 A primitive owns no variables. It names the weights and the BatchNorms that it needs and is a pure
 function of them, so that the same primitive serves the mixed operation of the search, the derived
@@ -41,7 +41,7 @@ class Primitive:
         search: bool,
         activation: Activation,
     ) -> tf.Tensor:
-        """Computes (batch, height, width, channels in) -> (batch, height / stride, width / stride, channels out).
+        """Computes (batch, H, W, channels in) -> (batch, H / stride, W / stride, channels out).
 
         Args:
             x: The input; odd sizes are rounded up when divided by the stride.
@@ -57,7 +57,7 @@ class Primitive:
 
 
 class Zero(Primitive):
-    """No connection. It takes part in the softmax of the mixed operation and never in a derived cell."""
+    """No connection. It takes part in the softmax, and never in a derived cell."""
 
     def apply(self, x, kernels, normalise, stride, search, activation):
         """0 * x at the output's size; a NaN or infinity in x shows."""
@@ -81,7 +81,7 @@ class Pool(Primitive):
 
 
 class SeparableConvolution(Primitive):
-    """(activation, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise one has the stride."""
+    """(activation, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise has the stride."""
 
     def __init__(self, size: int):
         self.size = size
@@ -132,7 +132,7 @@ class DilatedConvolution(Primitive):
 
 
 class Convolution1x7Then7x1(Primitive):
-    """Activation, full 1x7 convolution, full 7x1 convolution, BatchNorm (in AmoebaNet's cells only)."""
+    """Activation, full 1x7 and 7x1 convolutions, BatchNorm (in AmoebaNet's cells only)."""
 
     def kernels(self, channels_in, channels_out, stride):
         """The 1x7 kernel is applied first, in spite of the primitive's published name."""
@@ -169,7 +169,7 @@ class ReluConvBn(Primitive):
 
 
 class FactorizedReduce(Primitive):
-    """Halves the size by two 1x1 convolutions, on the even and on the odd pixels, side by side in the channels.
+    """Halves the size: two 1x1 convolutions, on the even and on the odd pixels, joined.
 
     At an odd size the odd pixels are one fewer than the even ones; a row or column of zeros is
     added behind the activation so that both halves agree. (The authors' code fails there; at even
@@ -199,7 +199,7 @@ class FactorizedReduce(Primitive):
 
 
 class SkipConnect(Primitive):
-    """The identity at stride 1 (no activation, no BatchNorm), a factorized reduction at stride 2."""
+    """The identity at stride 1 (no activation or BatchNorm), a factorized reduction at stride 2."""
 
     def kernels(self, channels_in, channels_out, stride):
         """None at stride 1."""

@@ -18,7 +18,7 @@ from darts_tf.genotype import save
 
 
 class DropPathSchedule(keras.callbacks.Callback):
-    """Ramps drop path: p = largest * epoch / epochs, the epoch counted from 0 and p constant within it.
+    """Ramps drop path: p = largest * epoch / epochs, epochs counted from 0, p constant within one.
 
     Args:
         largest: Largest probability, in [0, 1) (0.2 as published for CIFAR-10).
@@ -36,8 +36,8 @@ class DropPathSchedule(keras.callbacks.Callback):
         network = getattr(self.model, "network", self.model)
         if not hasattr(network, "drop_path_prob"):
             raise InputError(
-                "DropPathSchedule needs a model with drop path, such as darts_tf.EvaluationNetwork. "
-                f"Received: {type(network).__name__}."
+                "DropPathSchedule needs a model with drop path, such as "
+                f"darts_tf.EvaluationNetwork. Received: {type(network).__name__}."
             )
         network.drop_path_prob.assign(self.largest * epoch / self.epochs)
 
@@ -46,8 +46,8 @@ class MetricsLog(keras.callbacks.Callback):
     """Appends one JSON object per epoch to a file: epoch, seconds, learning rate and all metrics.
 
     Args:
-        path: The file. Epochs from the first one of this run on are removed at its start, so that an
-            epoch that is repeated after an interruption stands there once.
+        path: The file. Epochs from the first one of this run on are removed at its start, so that
+            an epoch that is repeated after an interruption stands there once.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
@@ -79,8 +79,8 @@ class MetricsLog(keras.callbacks.Callback):
 class AlphaHistory(keras.callbacks.Callback):
     """Records the alphas after every epoch in an .npz file.
 
-    Arrays: `epoch` (E,), and one (E, edges, primitives) per tensor of architecture parameters, named as
-    the variable without "alphas_": `normal` and `reduce`.
+    Arrays: `epoch` (E,), and one (E, edges, primitives) per tensor of architecture parameters,
+    named as the variable without "alphas_": `normal` and `reduce`.
 
     Args:
         path: The file; read back when a run goes on.
@@ -118,7 +118,8 @@ class AlphaHistory(keras.callbacks.Callback):
 class GenotypeFile(keras.callbacks.Callback):
     """Writes the genotype of the present alphas to a file after every epoch.
 
-    The authors' code logs it before each epoch, so that the alphas after the last one are never seen.
+    The authors' code logs it before each epoch, so that the alphas after the last one are never
+    seen.
 
     Args:
         path: The file.
@@ -253,14 +254,16 @@ class StopOnNotFinite(keras.callbacks.Callback):
 
     def _stop(self, name, value, first, last):
         raise NotFinite(
-            f"{name} became {value} in epoch {self._epoch}, between steps {first} and {last}. The state "
+            f"{name} became {value} in epoch {self._epoch}, between steps {first} and {last}. "
+            "The state "
             "after the last whole epoch before is kept. Lower the learning rate, clip the gradient "
             "harder, or look for bad examples in the data."
         )
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Turns SIGTERM and SIGINT into `StopRequested` at the end of the step; a second SIGINT ends at once."""
+    """Turns SIGTERM and SIGINT into `StopRequested` after the step; a second SIGINT ends at "
+    "once."""
 
     def on_train_begin(self, logs=None):
         """Takes the signals over."""

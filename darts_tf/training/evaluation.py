@@ -11,17 +11,18 @@ SUM = tf.distribute.ReduceOp.SUM
 
 @keras.saving.register_keras_serializable(package="darts_tf")
 class ArchitectureEvaluation(keras.Model):
-    """Trains an evaluation network with its auxiliary head: loss = main + auxiliary_weight * auxiliary.
+    """Trains an evaluation network: loss = main + auxiliary_weight * auxiliary.
 
     Args:
-        network: A `darts_tf.EvaluationNetwork`, or any built model whose `forward(x, training)` gives
-            `logits` and `auxiliary_logits`.
+        network: A `darts_tf.EvaluationNetwork`, or any built model whose `forward(x, training)`
+            gives `logits` and `auxiliary_logits`.
         auxiliary_weight: Weight of the auxiliary loss (0.4 as published).
 
     Use:
         evaluation = ArchitectureEvaluation(network)
         evaluation.compile(optimizer=darts_tf.SGD(), loss=loss, metrics=["accuracy"])
-        evaluation.fit(train, validation_data=test, epochs=600, callbacks=[DropPathSchedule(0.2, 600)])
+        evaluation.fit(train, validation_data=test, epochs=600, callbacks=[DropPathSchedule(0.2,
+        600)])
 
     Raises:
         InputError: A number is out of its range.
@@ -51,7 +52,8 @@ class ArchitectureEvaluation(keras.Model):
 
         Args:
             optimizer: Of the weights.
-            loss: A Keras loss, its name, or a function (y, logits) -> (batch,) losses; for training.
+            loss: A Keras loss, its name, or a function (y, logits) -> (batch,) losses; for
+                training.
             metrics: Keras metrics or their names.
             evaluation_loss: The loss that `evaluate` reports; the same by default. (The published
                 ImageNet runs train with smoothed labels and report the plain loss.)

@@ -50,8 +50,8 @@ class Checkpoints:
             self._checkpoint.restore(newest).assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             raise InputError(
-                f"The checkpoint {newest} cannot be restored: {str(error).splitlines()[0]} Remove its "
-                "files to go on from the one before, or use a new work folder."
+                f"The checkpoint {newest} cannot be restored: {str(error).splitlines()[0]} "
+                "Remove its files to go on from the one before, or use a new work folder."
             ) from error
         return int(self._epochs_done.numpy())
 
@@ -62,7 +62,7 @@ class Checkpoints:
 
 
 class _SaveEveryEpoch(keras.callbacks.Callback):
-    """The last callback of all: what it saves includes what the others did at the end of the epoch."""
+    """The last of the callbacks: what it saves includes what the others did."""
 
     def __init__(self, checkpoints: Checkpoints):
         super().__init__()
@@ -81,8 +81,8 @@ class Run:
         folder: The work folder.
         epochs: Number of epochs.
         steps_per_epoch: Steps of an epoch.
-        batches: A function of the first step's number to an endless data set; the same step always has
-            the same batch, so that a run that goes on reads what it would have read.
+        batches: A function of the first step's number to an endless data set; the same step always
+            has the same batch, so that a run that goes on reads what it would have read.
         validation_data: Evaluated after every epoch, or None.
         schedule: Learning rate of an epoch.
         callbacks: A function of the first epoch to more callbacks.

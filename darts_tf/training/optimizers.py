@@ -208,7 +208,7 @@ class Adam(_CoupledDecay):
 
 
 def cosine_schedule(initial: float, final: float, epochs: int) -> Callable[[int], float]:
-    """The learning rate of each epoch t = 0, 1, ...: final + (initial - final) (1 + cos(pi t / epochs)) / 2.
+    """Learning rate of epoch t: final + (initial - final) (1 + cos(pi t / epochs)) / 2.
 
     It is set once at the start of an epoch: epoch 0 has `initial`, the last is a little above
         `final`. For `keras.callbacks.LearningRateScheduler`.
@@ -219,5 +219,5 @@ def cosine_schedule(initial: float, final: float, epochs: int) -> Callable[[int]
 
 
 def exponential_schedule(initial: float, factor: float) -> Callable[[int], float]:
-    """The learning rate of each epoch t = 0, 1, ...: initial * factor ** t (ImageNet: 0.1 and 0.97)."""
+    """Learning rate of epoch t = 0, 1, ...: initial * factor ** t (ImageNet: 0.1 and 0.97)."""
     return lambda epoch, _=None: initial * factor**epoch
