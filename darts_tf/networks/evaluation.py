@@ -157,8 +157,7 @@ class EvaluationNetwork(keras.Model):
             x: (batch, height, width, channels).
             training: As in a call.
             keep: Drop path's factors, one (batch,) tensor for each droppable operation in order;
-                drawn
-                from (seed, step) when None in training.
+                drawn from (seed, step) when None in training.
         """
         skeleton.check_images(x, self.image_shape)
         if training and keep is None:
