@@ -1,4 +1,4 @@
-"""The published implementation's numbers: fixtures recorded from the authors' code, in float64 and float32.
+"""The published numbers: fixtures recorded from the authors' code, in float64 and float32.
 
 The folder is found by the environment variable DARTS_TF_GOLDEN, else beside the checkout; without
 it these tests skip. Every size, the genotype and the number of classes come from the arrays. All
@@ -24,13 +24,13 @@ import pytest
 import tensorflow as tf
 
 from darts_tf import genotype as genotypes
+from darts_tf.losses import label_smoothed_cross_entropy
 from darts_tf.networks.evaluation import EvaluationNetwork
 from darts_tf.networks.supernet import Supernet
 from darts_tf.search import bilevel, toy
 from darts_tf.search.architecture_search import ArchitectureSearch
 from darts_tf.space.block import Block, PrimitiveFunction
 from darts_tf.space.primitives import FACTORIZED_REDUCE, RELU_CONV_BN, primitive
-from darts_tf.losses import label_smoothed_cross_entropy
 from darts_tf.training.optimizers import SGD, Adam
 
 GOLDEN = pathlib.Path(
@@ -182,31 +182,20 @@ class Tiny:
         assert set(views) == set(names)
         return np.concatenate([views[n].numpy() for n in names])
 
-    def search(self, order, clip=None, arch_optimizer=None):
+    def search(self, order, clip=None):
         """A compiled search with the fixture's hyperparameters and momentum buffers."""
         hp = self.hp
         search = ArchitectureSearch(self.supernet, order=order)
         optimizer = SGD(hp["eta"], hp["momentum"], hp["weight_decay"], clip or hp["grad_clip"])
         search.compile(
             optimizer=optimizer,
-            arch_optimizer=arch_optimizer or self.adam(),
+            arch_optimizer=adam(self.arrays),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         momentum = self.like_weights(self.arrays["flat/momentum"])
         for buffer, value in zip(optimizer.momentum_buffers, momentum, strict=True):
             buffer.assign(value)
         return search
-
-    def adam(self, legacy_epsilon=False):
-        hp = self.hp
-        return Adam(
-            hp["alpha_lr"],
-            hp["alpha_beta1"],
-            hp["alpha_beta2"],
-            hp["alpha_eps"],
-            hp["alpha_weight_decay"],
-            legacy_epsilon,
-        )
 
     def vector(self):
         return tf.constant(
@@ -222,6 +211,12 @@ class Tiny:
         hp = self.hp
         buffer = tf.constant(self.ours(self.arrays["flat/momentum"]), self.precision)
         return bilevel.VirtualStep(hp["eta"], hp["momentum"], buffer, hp["weight_decay"])
+
+
+def adam(arrays, legacy_epsilon=False):
+    """The optimizer of the alphas with the fixture's hyperparameters."""
+    names = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    return Adam(*(float(arrays[f"hp/alpha_{name}"]) for name in names), legacy_epsilon)
 
 
 @pytest.fixture
@@ -335,16 +330,12 @@ def test_second_order_gradient_and_product_agree(tiny, order, precision):
 
 
 @BOTH
-@pytest.mark.parametrize("legacy_epsilon", [False, True])
-def test_whole_iteration_agrees(tiny, legacy_epsilon, precision):
+def test_whole_iteration_agrees(tiny, precision):
     arrays = tiny.arrays
-    search = tiny.search("second_fd", arch_optimizer=tiny.adam(legacy_epsilon))
+    search = tiny.search("second_fd")
     result = tf.function(lambda: search.train_step((tiny.train, tiny.validation)))()
-    suffix = "_legacy_adam" if legacy_epsilon else ""
     alphas = [v.numpy() for v in tiny.supernet.architecture_parameters]
-    check_alphas(alphas, arrays, f"iteration/alphas_after{suffix}", ALPHA, precision)
-    if legacy_epsilon:
-        return  # the weight step of the fixture follows the other form
+    check_alphas(alphas, arrays, "iteration/alphas_after", ALPHA, precision)
     close(result["loss"], arrays["iteration/train_loss_w_step"], (1e-6, 1e-5), precision, "loss")
     expected = tiny.by_name(arrays["flat/w_after_iteration"])
     for name in tiny.names:
@@ -360,9 +351,45 @@ def test_whole_iteration_agrees(tiny, legacy_epsilon, precision):
 
 
 @BOTH
+@pytest.mark.parametrize("legacy_epsilon", [False, True])
+def test_adam_step_agrees_in_both_forms(legacy_epsilon, precision):
+    arrays = golden("cnn_search_tiny.npz")
+    kinds = ("normal", "reduce")
+    alphas = [keras.Variable(arrays[f"alphas/{kind}"].astype(precision)) for kind in kinds]
+    gradients = [tf.constant(arrays[f"unrolled/fd_grad/{kind}"], precision) for kind in kinds]
+    optimizer = adam(arrays, legacy_epsilon)
+    optimizer.build(alphas)
+    tf.function(lambda: optimizer.apply(gradients, alphas))()
+    suffix = "_legacy_adam" if legacy_epsilon else ""
+    values = [v.numpy() for v in alphas]
+    check_alphas(values, arrays, f"iteration/alphas_after{suffix}", ALPHA, precision)
+
+
+@BOTH
 def test_active_clipping_agrees(tiny, precision):
-    search = tiny.search("second_fd", clip=1.0)
-    tf.function(lambda: search.train_step((tiny.train, tiny.validation)))()
+    for alphas, kind in zip(
+        tiny.supernet.architecture_parameters, ("normal", "reduce"), strict=True
+    ):
+        alphas.assign(tiny.arrays[f"iteration/alphas_after/{kind}"])
+    search = tiny.search("first", clip=1.0)
+    train_loss, _ = tiny.losses(search)
+    variables = tiny.supernet.network_parameters
+    alphas = [tf.convert_to_tensor(v) for v in tiny.supernet.architecture_parameters]
+    w = tiny.vector()
+
+    @tf.function
+    def weight_step():
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            loss = train_loss(w, alphas)
+        pieces = tf.split(tape.gradient(loss, w), [int(np.prod(v.shape)) for v in variables])
+        gradients = [tf.reshape(g, v.shape) for g, v in zip(pieces, variables, strict=True)]
+        search.optimizer.apply(gradients, variables)
+        return loss
+
+    loss = weight_step()
+    expected = tiny.arrays["iteration/train_loss_w_step"]
+    close(loss, expected, LOSS, precision, "loss with the new alphas")
     prefix = "iteration_clip1/w_after/"
     names = [k.removeprefix(prefix) for k in tiny.arrays if k.startswith(prefix)]
     assert names

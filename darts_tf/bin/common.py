@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 
@@ -44,7 +46,12 @@ def run(
         print(description.strip() + "\n\nFlags:" + values.get_help())
         return DONE
     try:
-        rest = values(["program", *arguments])[1:]
+        try:
+            rest = values(["program", *arguments])[1:]
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"A flagfile is not UTF-8 text (byte {error.start}). Is this another kind of file?"
+            ) from error
         if rest:
             raise InputError(
                 f"Unexpected argument {rest[0]!r}. Every argument is a flag, --name=value; in "
@@ -99,21 +106,24 @@ def settings_of(settings: type, values: flags.FlagValues, prefix: str = ""):
     try:
         return settings(**{name: values[prefix + name].value for name in names})
     except InputError as error:
-        raise InputError(str(error).replace("--", f"--{prefix}", 1)) from error
+        message = str(error)
+        for name in names:
+            message = re.sub(rf"--{name}\b", f"--{prefix}{name}", message)
+        raise InputError(message) from error
 
 
 def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Checks fields against [smallest, largest].
+    """Checks fields against [smallest, largest]; infinity is never allowed.
 
     Raises:
         InputError: One is out of its range, or not a number; the message names its flag.
     """
     for name, (smallest, largest) in ranges.items():
         value = getattr(settings, name)
-        if not smallest <= value <= largest:
+        if not (smallest <= value <= largest and math.isfinite(value)):
             allowed = (
-                f"at least {smallest}" if largest == float("inf") else f"in [{smallest}, {largest}]"
-            )
+                f"at least {smallest}" if largest == math.inf else f"in [{smallest}, {largest}]"
+            ) + (" and finite" if value == math.inf else "")
             raise InputError(f"--{name} must be {allowed}. Received: --{name}={value}.")
 
 
@@ -142,13 +152,15 @@ def define_device_flags(values: flags.FlagValues) -> None:
 def configure_devices(values: flags.FlagValues, steps: int = 0) -> None:
     """Applies the device flags. To be called before TensorFlow computes anything.
 
+    A second call, when the number of steps is known, leaves the threads as they are.
+
     Args:
         values: Flags defined by `define_device_flags`.
         steps: Steps that the run will take; decides --graph_optimizer=auto.
     """
     import tensorflow as tf
 
-    if values.threads:
+    if values.threads and values.threads != tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(values.threads)
         tf.config.threading.set_inter_op_parallelism_threads(values.threads)
     optimize = {"auto": steps > 2000, "on": True, "off": False}[values.graph_optimizer]

@@ -38,6 +38,7 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
                 "one with --workdir, or finish the training by its own command."
             )
     import keras
+    import tensorflow as tf
 
     import darts_tf
     from darts_tf.networks.evaluation import EvaluationNetwork  # noqa: F401  (registers the class)
@@ -48,12 +49,18 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
     except Exception as error:
         raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
     saved_model = output / "saved_model"
-    darts_tf.export_saved_model(
-        network, saved_model, data["mean"], data["standard_deviation"], data["class_names"]
-    )
     written = [saved_model]
-    if "tflite" in formats:
-        written.append(_write_tflite(saved_model, output / "model.tflite"))
+    try:
+        darts_tf.export_saved_model(
+            network, saved_model, data["mean"], data["standard_deviation"], data["class_names"]
+        )
+        if "tflite" in formats:
+            written.append(_write_tflite(saved_model, output / "model.tflite"))
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"Cannot write to {output}: {reason}. Name another folder with --output."
+        ) from error
     return written
 
 

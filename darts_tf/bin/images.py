@@ -30,6 +30,18 @@ def load(values: flags.FlagValues):
     return data.load_images(values.dataset, values.data_dir, limit=values.limit)
 
 
+def check_size(image_data, layers: int) -> None:
+    """Checks that the images are large enough for a network of so many cells.
+
+    Raises:
+        InputError: They are not.
+    """
+    from darts_tf.networks import skeleton
+
+    plans = skeleton.cell_plans(layers, 1)
+    skeleton.check_image_shape(image_data.image_shape, sum(plan.reduction for plan in plans))
+
+
 def save_description(folder: pathlib.Path, streams) -> None:
     """Writes data.json: what an export must know of the data that a model was trained on."""
     description = {

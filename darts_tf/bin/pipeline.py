@@ -6,7 +6,6 @@ The search is in RUN/search and the training in RUN/train; the results stand in 
 part of the data is used once, at the very end.
 """
 
-import math
 import pathlib
 import shutil
 import sys
@@ -32,10 +31,11 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     searching = common.settings_of(SearchSettings, values, prefix="search_")
     training = common.settings_of(TrainSettings, values, prefix="train_")
+    work_folder.check(values)
+    common.configure_devices(values)
     image_data = images.load(values)
     streams = train_cnn.streams_of_images(training, image_data)
-    (train, _), _ = image_data.search_halves(searching.train_portion)
-    steps = searching.epochs * math.ceil(len(train) / searching.batch_size)
+    steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
     common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
     folder = work_folder.prepare(values)
     for name in ("search", "train", "plots"):

@@ -12,7 +12,7 @@ import sys
 from absl import flags
 
 from darts_tf.bin import common, images, work_folder
-from darts_tf.errors import unknown_name
+from darts_tf.errors import InputError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,13 @@ class SearchSettings:
                 ("learning_rate", "learning_rate_min", "arch_learning_rate"), not_negative
             )
             | dict.fromkeys(("weight_decay", "arch_weight_decay", "seed"), not_negative)
-            | {"grad_clip": (1e-12, math.inf), "momentum": (0, 0.999999), "train_portion": (0, 1)},
+            | {"grad_clip": (1e-12, math.inf), "momentum": (0, 0.999999)},
         )
+        if not 0 < self.train_portion < 1:
+            raise InputError(
+                "--train_portion must lie between 0 and 1, both excluded. "
+                f"Received: --train_portion={self.train_portion}."
+            )
 
 
 ORDERS = ("first", "second_fd", "second_exact")
@@ -73,6 +78,25 @@ HELP = {
 }
 
 
+def pairing_of(settings: SearchSettings, image_data):
+    """The batches of a search.
+
+    Raises:
+        InputError: The data does not fit the settings: a batch larger than a half, or images too
+            small for the reductions.
+    """
+    from darts_tf import data
+
+    images.check_size(image_data, settings.layers)
+    return data.pair(
+        *image_data.search_halves(settings.train_portion),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        augmentation=data.default_augmentation(image_data.name),
+        statistics=image_data.statistics,
+    )
+
+
 def search(settings: SearchSettings, image_data, folder: pathlib.Path):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
@@ -90,13 +114,7 @@ def search(settings: SearchSettings, image_data, folder: pathlib.Path):
     from darts_tf.training import loop
 
     keras.utils.set_random_seed(settings.seed)
-    pairing = data.pair(
-        *image_data.search_halves(settings.train_portion),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        augmentation=data.default_augmentation(image_data.name),
-        statistics=image_data.statistics,
-    )
+    pairing = pairing_of(settings, image_data)
     supernet = darts_tf.Supernet(
         num_classes=image_data.num_classes,
         init_channels=settings.init_channels,
@@ -132,7 +150,7 @@ def search(settings: SearchSettings, image_data, folder: pathlib.Path):
             darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, image_data)),
         ],
     )
-    loop.train(model, run, [*model.variables, *model.arch_optimizer.variables])
+    loop.train(model, run, [model.optimizer, model.arch_optimizer])
     found = genotype.load(folder / "genotype.json")
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(found, folder / "plots" / "cells.svg")
@@ -157,9 +175,11 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(SearchSettings, values)
+    work_folder.check(values)
+    common.configure_devices(values)
     image_data = images.load(values)
-    (train, _), _ = image_data.search_halves(settings.train_portion)
-    common.configure_devices(values, settings.epochs * math.ceil(len(train) / settings.batch_size))
+    pairing = pairing_of(settings, image_data)
+    common.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
     folder = work_folder.prepare(values)
     found = search(settings, image_data, folder)
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")

@@ -8,12 +8,12 @@ import dataclasses
 import math
 import pathlib
 import sys
-import time
 
 from absl import flags
 
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, images, work_folder
+from darts_tf.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ def streams_of_images(settings: TrainSettings, image_data) -> Streams:
 
     from darts_tf import data
 
+    images.check_size(image_data, settings.layers)
     arrays = [image_data.train_images], [image_data.train_labels]
     if image_data.validation_images is not None:
         arrays[0].append(image_data.validation_images)
@@ -150,6 +151,7 @@ def train(
     from darts_tf.training import loop
 
     keras.utils.set_random_seed(settings.seed)
+    _check_genotype(genotype, folder / "genotype.json")
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_cnn"})
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
@@ -191,16 +193,14 @@ def train(
             darts_tf.DropPathSchedule(settings.drop_path_prob, settings.epochs)
         ],
     )
-    start = time.perf_counter()
-    loop.train(model, run, [*model.variables, *model.optimizer.variables])
-    seconds = time.perf_counter() - start
+    loop.train(model, run, [model.optimizer])
     tested = model.evaluate(streams.test, verbose=0, return_dict=True)
     metrics = {
         "test_accuracy": round(float(tested["accuracy"]), 6),
         "test_loss": round(float(tested["loss"]), 6),
         "weights": network.count_weights(),
         "epochs": settings.epochs,
-        "seconds_of_this_start": round(seconds, 1),
+        "training_seconds": round(sum(epoch["seconds"] for epoch in loop.read_metrics(folder)), 1),
         "dataset": dataset,
         "genotype": genotype.to_text(),
     }
@@ -208,6 +208,16 @@ def train(
     images.save_description(folder, streams)
     common.write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _check_genotype(genotype, path: pathlib.Path) -> None:
+    """Refuses to go on with other cells: a genotype file may have changed since the run began."""
+    if path.exists() and genotypes.load(path) != genotype:
+        raise InputError(
+            f"The work folder {path.parent} holds a run with another genotype, {path}: the file "
+            "named by --genotype has changed since. Give that genotype to go on, or name another "
+            "folder with --workdir."
+        )
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -228,7 +238,11 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
+    work_folder.check(values)
+    common.configure_devices(values)
     if values.dataset.startswith("imagenet2012"):
+        if values.limit is not None:
+            raise InputError("--limit does not apply to ImageNet, which is read from disk.")
         streams = streams_of_imagenet(settings, values.data_dir)
     else:
         streams = streams_of_images(settings, images.load(values))

@@ -5,12 +5,14 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 from darts_tf.errors import InputError
+from darts_tf.genotype import CNN_PRIMITIVES
 
 SMOOTH, PUBLISHED = "smooth supernet (softplus)", "published supernet (ReLU, max pooling)"
 FEW = ("none", "avg_pool_3x3", "skip_connect", "dil_conv_3x3")
-"""Primitives without kinks; few, because each is checked on its own as well and graphs take time."""
+"""Primitives without kinks; few, since each is checked on its own too and graphs take time."""
 
 
 @contextlib.contextmanager
@@ -59,17 +61,16 @@ def small_supernet(smooth: bool):
     return supernet, train, validation
 
 
-def primitives():
-    """Checks of the second derivative of every published primitive at both strides."""
+def primitives(names: Sequence[str] = CNN_PRIMITIVES):
+    """Checks of the second derivative of primitives, by default the published, at both strides."""
     import numpy as np
     import tensorflow as tf
 
-    from darts_tf.genotype import CNN_PRIMITIVES
     from darts_tf.search import verification
     from darts_tf.space.primitives import primitive
 
     source = np.random.default_rng(3)
-    for name in CNN_PRIMITIVES:
+    for name in names:
         for stride in (1, 2):
             operation = primitive(name)
             shapes = operation.kernels(2, 2, stride)

@@ -22,33 +22,50 @@ def define_flag(values: flags.FlagValues) -> None:
     )
 
 
+def check(values: flags.FlagValues) -> None:
+    """Checks that the work folder is new, empty or of this run; writes nothing.
+
+    Raises:
+        InputError: It cannot be used, or holds a run with other flags; they are named.
+    """
+    folder = pathlib.Path(values.workdir)
+    path = folder / "flags.txt"
+    try:
+        if path.exists():
+            _refuse_other_run(folder, _flags_of_the_run(values), _read(path))
+        elif folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"The work folder {folder} is not empty and has no flags.txt, so it holds "
+                "something else than a run. Name another folder with --workdir."
+            )
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
 def prepare(values: flags.FlagValues) -> pathlib.Path:
     """Makes the work folder, or checks that it belongs to this run, and writes flags.txt.
 
     Raises:
         InputError: The folder cannot be written, or holds a run with other flags; they are named.
     """
+    check(values)
     folder = pathlib.Path(values.workdir)
-    own = _flags_of_the_run(values)
-    path = folder / "flags.txt"
+    lines = [f"--{name}={value}\n" for name, value in _flags_of_the_run(values).items()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _refuse_other_run(folder, own, _read(path))
-        elif any(folder.iterdir()):
-            raise InputError(
-                f"The work folder {folder} is not empty and has no flags.txt, so it holds "
-                "something else than a run. Name another folder with --workdir."
-            )
-        path.write_text("".join(f"--{name}={value}\n" for name, value in own.items()))
+        (folder / "flags.txt").write_text("".join(lines), encoding="utf-8")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise InputError(
-            f"The work folder {folder} cannot be written: {error.strerror}. Name another "
-            "folder with --workdir, or change its permissions."
-        ) from error
+        raise _unusable(folder, error) from error
     return folder
+
+
+def _unusable(folder: pathlib.Path, error: OSError) -> InputError:
+    return InputError(
+        f"The work folder {folder} cannot be written: {error.strerror}. Name another "
+        "folder with --workdir, or change its permissions."
+    )
 
 
 def _flags_of_the_run(values: flags.FlagValues) -> dict[str, str]:
@@ -64,7 +81,8 @@ def _flags_of_the_run(values: flags.FlagValues) -> dict[str, str]:
 
 
 def _read(path: pathlib.Path) -> dict[str, str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Bytes that are no text differ from every flag, and are shown.
+    lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
     pairs = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
     return {name: value for name, _, value in pairs}
 

@@ -17,8 +17,7 @@ PUBLISHED_POOLS = {8: (5, 3), 7: (5, 2)}
 
 
 def pool_to_2(size: int) -> tuple[int, int]:
-    """Size and stride of the pool that makes 2 of `size` pixels: as published, else the two "
-    "halves."""
+    """Size and stride of the pool that makes 2 of `size` pixels: as published, else its halves."""
     stride = size // 2
     return PUBLISHED_POOLS.get(size, (size - stride, stride))
 

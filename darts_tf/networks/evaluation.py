@@ -69,6 +69,11 @@ class EvaluationNetwork(keras.Model):
         )
         if stem not in ("cifar", "imagenet"):
             raise unknown_name("stem", stem, ("cifar", "imagenet"))
+        if stem == "imagenet" and init_channels < 2:
+            raise InputError(
+                "The stem 'imagenet' starts with init_channels // 2 channels, so init_channels "
+                f"must be at least 2. Received: init_channels={init_channels}."
+            )
         plans = skeleton.cell_plans(
             num_cells, init_channels, reduction_before_first=stem == "imagenet"
         )

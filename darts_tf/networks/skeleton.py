@@ -132,7 +132,7 @@ def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple
         InputError: The shape is not three positive integers, or a side is under 8 px or under 2 **
             halvings.
     """
-    shape = tuple(image_shape)
+    shape = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()
     if len(shape) != 3 or not all(
         isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape
     ):

@@ -71,8 +71,8 @@ class ArchitectureSearch(keras.Model):
 
         Args:
             optimizer: Of the weights. The virtual step is the step that it would take next: known
-                for `darts_tf.SGD` and `keras.optimizers.SGD`, and plain gradient descent at its
-                learning rate for all others.
+                for `darts_tf.SGD` and `keras.optimizers.SGD` (without Nesterov momentum), and plain
+                gradient descent at its learning rate for all others.
             arch_optimizer: Of the alphas.
             loss: A Keras loss or its name.
             metrics: Keras metrics or their names, of the training batches.
@@ -185,19 +185,19 @@ class ArchitectureSearch(keras.Model):
         if hasattr(optimizer, "momentum_buffers"):
             buffer = _flatten([tf.convert_to_tensor(b) for b in optimizer.momentum_buffers])
             return bilevel.VirtualStep(xi, optimizer.momentum, buffer, optimizer.l2)
-        if (
-            isinstance(optimizer, keras.optimizers.SGD)
-            and optimizer.momentum
-            and not optimizer.nesterov
-        ):
-            # Keras keeps the velocity m = -xi * b: mu * b = -mu * m / xi.
+        if isinstance(optimizer, keras.optimizers.SGD) and not optimizer.nesterov:
+            # Its decay w <- w - xi * lambda * w comes to the same here as lambda * w in g.
+            decay = optimizer.weight_decay or 0.0
+            if not optimizer.momentum:
+                return bilevel.VirtualStep(xi, weight_decay=decay)
+            # Keras keeps the velocity m = -xi * b: mu * b = -mu * m / xi; 0 at learning rate 0.
             velocity = _flatten([tf.convert_to_tensor(m) for m in optimizer.momentums])
-            return bilevel.VirtualStep(xi, optimizer.momentum, -velocity / xi)
+            buffer = tf.math.divide_no_nan(-velocity, xi)
+            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, decay)
         return bilevel.VirtualStep(xi)
 
     def _evaluate(self, batch, w, alphas, reduce):
-        """Loss (this replica's share of the global mean), outputs and state at given w and "
-        "alphas."""
+        """Loss (this replica's share of the global mean), outputs and state at w and alphas."""
         x, y, weight = batch
         architecture = self.supernet.architecture_parameters
         given = dict(zip(map(id, architecture), alphas, strict=True))

@@ -352,8 +352,9 @@ def toy_checks() -> Iterator[Check]:
 
     points = ((2.0, -2.0), (1.3, 0.4), (-0.7, 1.1))
     rates = (0.0, 0.2, 0.5, 0.7)
+    graph = tf.function(_toy_gradient, autograph=False)
     gradients = {
-        (order, *point, xi): _toy_gradient(order, *point, xi)
+        (order, *point, xi): float(graph(order, *map(_scalar, (*point, xi))))
         for order in bilevel.ORDERS
         for point in points
         for xi in rates
@@ -378,16 +379,14 @@ def toy_checks() -> Iterator[Check]:
             yield Check(f"{order}: fixed point {name} of xi = {xi:g}", error, 1e-6)
 
 
-@tf.function(autograph=False)
-def _toy_graph(order, alpha, w, xi):
-    losses = toy.train_loss, toy.validation_loss
-    step = bilevel.VirtualStep(xi)
+def _scalar(value: float) -> tf.Tensor:
+    return tf.constant(value, tf.float64)
+
+
+def _toy_gradient(order, alpha, w, xi):
+    step, losses = bilevel.VirtualStep(xi), (toy.train_loss, toy.validation_loss)
     gradient = bilevel.architecture_gradient(order, *losses, tf.reshape(w, [1]), [alpha], step)
     return gradient.alphas[0]
-
-
-def _toy_gradient(order: str, alpha: float, w: float, xi: float) -> float:
-    return float(_toy_graph(order, *(tf.constant(value, tf.float64) for value in (alpha, w, xi))))
 
 
 def step_checks(search: ArchitectureSearch, train, validation) -> Iterator[Check]:

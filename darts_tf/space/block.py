@@ -1,9 +1,11 @@
 """Block: the Keras layer around a pure function; it owns weights and running statistics."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import keras
@@ -102,16 +104,16 @@ class View:
 
     def of(self, whole: np.ndarray | tf.Tensor) -> np.ndarray:
         """The same part of an array like the variable, such as its gradient."""
-        flat = np.ravel(keras.ops.convert_to_numpy(whole))
+        flat = np.ravel(whole.numpy() if tf.is_tensor(whole) else whole)
         return flat[self.start : self.start + math.prod(self.shape)].reshape(self.shape)
 
     def numpy(self) -> np.ndarray:
         """The present value."""
-        return self.of(self.variable)
+        return self.of(self.variable.value)
 
     def assign(self, value: np.ndarray) -> None:
         """Sets the part, leaving the rest of the variable as it is."""
-        whole = np.array(keras.ops.convert_to_numpy(self.variable))
+        whole = np.array(self.variable.value.numpy())
         whole.ravel()[self.start : self.start + math.prod(self.shape)] = np.ravel(value)
         self.variable.assign(whole)
 
@@ -242,6 +244,19 @@ class Layout:
         }
 
 
+_inlined = contextvars.ContextVar("inlined", default=False)
+
+
+@contextlib.contextmanager
+def inlined() -> Iterator[None]:
+    """Within it, blocks become part of the graph that calls them, as converters of graphs need."""
+    token = _inlined.set(True)
+    try:
+        yield
+    finally:
+        _inlined.reset(token)
+
+
 def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable:
     """The function of a block over its vector and statistics.
 
@@ -249,7 +264,7 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
     hundreds of blocks is then a graph of calls to a few functions, several times faster to build
     than one flat graph.
     """
-    if functional.replicas() > 1:
+    if _inlined.get() or functional.replicas() > 1:
         # A reduction over replicas cannot be called from a nested function.
         return _plain(function, layout, training)
     return _shared(function, layout, training)

@@ -51,10 +51,10 @@ def pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     On a CPU the product takes half the time of the convolution kernel.
     """
     channels_in, channels_out = kernel.shape[2:]
-    rows = tf.matmul(
-        tf.reshape(x, [-1, channels_in]), tf.reshape(kernel, [channels_in, channels_out])
-    )
-    return tf.reshape(rows, tf.concat([tf.shape(x)[:3], [channels_out]], 0))
+    matrix = tf.reshape(kernel, [channels_in, channels_out])
+    rows = tf.matmul(tf.reshape(x, [-1, channels_in]), matrix)
+    height, width = (x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2))
+    return tf.reshape(rows, [-1, height, width, channels_out])
 
 
 def depthwise(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, dilation: int = 1) -> tf.Tensor:

@@ -57,9 +57,18 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Removes the lines of epochs that are about to be repeated."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < self.first_epoch]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                epoch = json.loads(line)["epoch"]
+            except ValueError:  # half a line: the program or the machine went down
+                break
+            if epoch < self.first_epoch:
+                kept.append(line)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self.path)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -254,7 +263,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
 
     def _stop(self, name, value, first, last):
         raise NotFinite(
-            f"{name} became {value} in epoch {self._epoch}, between steps {first} and {last}. "
+            f"{name} became {value} in epoch {self._epoch + 1}, between steps {first} and {last}. "
             "The state "
             "after the last whole epoch before is kept. Lower the learning rate, clip the gradient "
             "harder, or look for bad examples in the data."
@@ -262,8 +271,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Turns SIGTERM and SIGINT into `StopRequested` after the step; a second SIGINT ends at "
-    "once."""
+    """Makes SIGTERM and SIGINT a `StopRequested` after the step; a second SIGINT acts at once."""
 
     def on_train_begin(self, logs=None):
         """Takes the signals over."""

@@ -1,6 +1,7 @@
 """One loop for all programs: checkpoint after every epoch, resume, guards, records."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from darts_tf.training.callbacks import (
     StopOnNotFinite,
     StopOnSignal,
 )
+
+METRICS = "metrics.jsonl"
 
 
 class Checkpoints:
@@ -98,13 +101,19 @@ class Run:
     callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda first_epoch: []
 
 
-def train(model: keras.Model, run: Run, variables: Sequence[keras.Variable]) -> int:
+def read_metrics(folder: pathlib.Path) -> list[dict]:
+    """The lines of a work folder's metrics.jsonl, one object for each epoch."""
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def train(model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Optimizer]) -> int:
     """Trains from the newest checkpoint of the work folder to the last epoch.
 
     Args:
         model: A compiled model.
         run: How.
-        variables: Everything that a checkpoint must hold.
+        optimizers: Those of the model; a checkpoint holds their variables and the model's.
 
     Returns:
         The epoch from which it went on; 0 for a new run, `run.epochs` if nothing was left to do.
@@ -113,7 +122,10 @@ def train(model: keras.Model, run: Run, variables: Sequence[keras.Variable]) -> 
         StopRequested: A signal asked to stop. The state after the last whole epoch is saved.
         NotFinite: A loss or the alphas became NaN or infinite.
     """
-    checkpoints = Checkpoints(run.folder / "checkpoints", variables)
+    variables = [*model.variables, *(v for o in optimizers for v in o.variables)]
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", list({id(v): v for v in variables}.values())
+    )
     first_epoch = checkpoints.restore()
     if first_epoch >= run.epochs:
         return first_epoch
@@ -132,7 +144,7 @@ def train(model: keras.Model, run: Run, variables: Sequence[keras.Variable]) -> 
             callbacks=[
                 keras.callbacks.LearningRateScheduler(run.schedule),
                 StopOnNotFinite(),
-                MetricsLog(run.folder / "metrics.jsonl", first_epoch),
+                MetricsLog(run.folder / METRICS, first_epoch),
                 *run.callbacks(first_epoch),
                 Progress(run.title, run.epochs),
                 _SaveEveryEpoch(checkpoints),

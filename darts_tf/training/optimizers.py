@@ -59,8 +59,12 @@ class _CoupledDecay(keras.optimizers.Optimizer):
 class SGD(_CoupledDecay):
     """Stochastic gradient descent as in the published runs.
 
-        g <- g * min(1, clip_norm / (|g| + 1e-6))    |g| the norm over all weights and the global
-        batch g <- g + l2 * w b <- momentum * b + g w <- w - learning_rate * b
+        g <- g * min(1, clip_norm / (|g| + 1e-6))    |g| the norm over all weights
+        g <- g + l2 * w
+        b <- momentum * b + g
+        w <- w - learning_rate * b
+
+    g is the gradient of the global batch.
 
     Args:
         learning_rate: Learning rate; a callback such as `keras.callbacks.LearningRateScheduler` may

@@ -1,0 +1,43 @@
+"""What the tests of the programs share: running one in this process, and tiny data sets."""
+
+import pathlib
+
+import numpy as np
+
+from darts_tf.bin import common
+from tests.data_images_test import part, pictures, store
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FLAGS = ROOT / "flags"
+
+
+def run(program, *arguments):
+    """Runs a program's module as its command line would; returns the exit code."""
+    return common.run(
+        program.__doc__, program.define_flags, program.main, [str(a) for a in arguments]
+    )
+
+
+def store_cifar10(root, count=16):
+    """A data set of that name and image size with few images of 3 classes."""
+    splits = {"train": part(count, 1, side=32), "test": part(5, 2, side=32)}
+    store(root, "cifar10", splits, (32, 32, 3), version="3.0.2")
+
+
+def store_imagenet(root):
+    """A data set of that name with few images of 3 classes and different sizes."""
+    images = [pictures(1, side)[0] for side in (20, 30, 25, 40)]
+    splits = {"train": (images, [0, 1, 2, 0]), "validation": (images[:3], [2, 1, 0])}
+    store(root, "imagenet2012", splits, (None, None, 3), version="5.1.0")
+
+
+def contents(folder):
+    """The bytes of every file of a folder by path."""
+    files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def alphas(folder):
+    """The arrays of a search's alphas.npz."""
+    with np.load(pathlib.Path(folder) / "alphas.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
