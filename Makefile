@@ -46,6 +46,8 @@ clean:
 	    echo 'error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv'; \
 	    exit 1; } >&2
 	@'$(PYTHON)' -m venv .venv
+# The pip that comes with Python 3.10 tries combinations of versions for hours; later ones do not.
+	@$(IN_VENV) pip install --quiet --disable-pip-version-check 'pip>=25'
 # Where a GPU is, requirements.txt adds NVIDIA's libraries. pip compiles bytecode in both cases, also
 # where PYTHONDONTWRITEBYTECODE is set; without, every start of TensorFlow takes twice as long.
 	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then \

@@ -70,14 +70,19 @@ def problems(
     ]
     found += [f"{path} is no source of the repository" for path in set(homes) - set(files)]
 
-    target_of = {path: name for name, target in targets.items() for path in target.get("srcs", [])}
-    for path in files:
-        if path not in target_of or not (root / path).is_file():
-            continue
-        seen = closure(targets, target_of[path])
-        for needed in sorted(_needed(path, (root / path).read_text(), target_of)):
-            if needed not in seen:
-                found.append(f"{target_of[path]}: {path} imports {needed}, which is not in deps")
+    sources = {path: (root / path).read_text() for path in files}
+    home_of = {path: name for name, target in targets.items() for path in target.get("srcs", [])}
+    for name, target in targets.items():
+        mine = [path for path in target.get("srcs", []) if path in sources]
+        if target["rule"] == "py_test":
+            mine = _with_helpers(target["args"], sources)
+        elif target.get("testonly"):
+            continue  # The targets that run a test say what it needs.
+        seen = closure(targets, name)
+        for path in mine:
+            needed = {home_of.get(used) for used in _files_imported(path, sources)} - {None}
+            for home in sorted(needed - seen):
+                found.append(f"{name}: {path} imports {home}, which is not in deps")
     for room, allowed in rooms.MAY_IMPORT.items():
         if room != "bin":
             deps = {label.lstrip(":") for label in targets.get(room, {}).get("deps", [])}
@@ -97,19 +102,30 @@ def closure(targets: dict[str, dict[str, Any]], name: str) -> set[str]:
     return seen
 
 
-def _needed(path: str, source: str, target_of: dict[str, str]) -> set[str]:
-    """The targets of the files that a file imports."""
-    needed = set()
-    for name in rooms.imports(path, source):
-        parts = name.split(".")
+def _files_imported(path: str, sources: dict[str, str]) -> set[str]:
+    """The files that a file imports."""
+    found = set()
+    for name in rooms.imports(path, sources[path]):
         # The imported name is a module, or something in the one above it.
-        for length in (len(parts), len(parts) - 1):
-            base = "/".join(parts[:length])
-            home = target_of.get(f"{base}.py") or target_of.get(f"{base}/__init__.py")
+        for module in (name, name.rpartition(".")[0]):
+            base = module.replace(".", "/")
+            home = [file for file in (f"{base}.py", f"{base}/__init__.py") if file in sources]
             if home:
-                needed.add(home)
+                found.add(home[0])
                 break
-    return needed
+    return found
+
+
+def _with_helpers(paths: list[str], sources: dict[str, str]) -> set[str]:
+    """Test files, and the files of tests/ that they import."""
+    seen, left = set(), [path for path in paths if path in sources]
+    while left:
+        path = left.pop()
+        seen.add(path)
+        left += [
+            used for used in _files_imported(path, sources) - seen if used.startswith("tests/")
+        ]
+    return seen
 
 
 def python_files() -> list[str]:

@@ -92,7 +92,6 @@ def test_reading_genotypes_does_not_load_tensorflow():
     _run_alone(
         """
         import sys
-import textwrap
         import darts_tf, darts_tf.genotype
         darts_tf.Genotype
         assert not {"tensorflow", "keras"} & set(sys.modules)

@@ -1,6 +1,7 @@
 """The rooms of darts_tf, which may import which, and what a source file imports and does."""
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -40,6 +41,7 @@ def library_files() -> list[str]:
     )
 
 
+@functools.cache
 def imports(path: str, source: str) -> dict[str, int]:
     """What a file imports, wherever in it, with the line: modules, and names of `from` imports.
 

@@ -79,6 +79,8 @@ class ArchitectureSearch(keras.Model):
             **options: As for `keras.Model.compile`.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
+        # Keras would choose XLA on a GPU, which cannot compile the exact second order's max pooling.
+        options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
         self.per_example_loss = per_example(loss)
@@ -253,12 +255,13 @@ def _unflatten(vector: tf.Tensor, like: list[keras.Variable]) -> list[tf.Tensor]
 
 def _unpack_pair(data):
     """((x, y[, weight]), (x_val, y_val[, weight]))."""
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+    halves = data if isinstance(data, (tuple, list)) and len(data) == 2 else ()
+    if not halves or not all(isinstance(half, (tuple, list)) for half in halves):
         raise InputError(
             "A search step needs a pair of batches ((x, y), (x_val, y_val)), one for the "
             "weights and one for the alphas. Make the data with darts_tf.pair(train, validation)."
         )
-    return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in data)
+    return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in halves)
 
 
 def _check_supernet(supernet) -> None:

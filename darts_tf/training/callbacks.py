@@ -249,10 +249,11 @@ class StopOnNotFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Looks at everything once more."""
+        checked = self._checked
         self._look_at_alphas("end")
         for name, value in (logs or {}).items():
             if not math.isfinite(value):
-                self._stop(name, value, self._checked, "end")
+                self._stop(name, value, checked, "end")
 
     def _look_at_alphas(self, step):
         supernet = getattr(self.model, "supernet", None)

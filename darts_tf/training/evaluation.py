@@ -60,6 +60,8 @@ class ArchitectureEvaluation(keras.Model):
             **options: As for `keras.Model.compile`.
         """
         optimizer = keras.optimizers.get(optimizer)
+        # Keras would choose XLA on a GPU and compile anew for a smaller last batch.
+        options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.per_example_loss = per_example(loss)
         self.per_example_evaluation_loss = per_example(evaluation_loss or loss)

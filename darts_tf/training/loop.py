@@ -46,12 +46,14 @@ class Checkpoints:
         Raises:
             InputError: The newest checkpoint cannot be read or does not fit these variables.
         """
-        newest = self._manager.latest_checkpoint
+        # Those whose files are there: the manager also lists one that was removed as not readable.
+        present = [p for p in self._manager.checkpoints if os.path.exists(f"{p}.index")]
+        newest = present[-1] if present else None
         if newest is None:
             return 0
         try:
             self._checkpoint.restore(newest).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
             raise InputError(
                 f"The checkpoint {newest} cannot be restored: {str(error).splitlines()[0]} "
                 "Remove its files to go on from the one before, or use a new work folder."

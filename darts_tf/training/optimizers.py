@@ -118,9 +118,9 @@ class SGD(_CoupledDecay):
     def update_step(self, gradient, variable, learning_rate):
         """Updates one weight."""
         buffer = self.momentum_buffers[self._get_variable_index(variable)]
-        rate, momentum, l2 = (
-            tf.cast(n, variable.dtype) for n in (learning_rate, self.momentum, self.l2)
-        )
+        rate = tf.cast(learning_rate, variable.dtype)
+        # Not cast: that would round to float32 on the way to float64.
+        momentum, l2 = (tf.constant(n, variable.dtype) for n in (self.momentum, self.l2))
         b = momentum * buffer + gradient + l2 * variable
         self.assign(buffer, b)
         self.assign_sub(variable, rate * b)
@@ -187,9 +187,9 @@ class Adam(_CoupledDecay):
         first, second = self.first_moments[index], self.second_moments[index]
         dtype = variable.dtype
         t = tf.cast(self.iterations + 1, dtype)
-        rate, beta_1, beta_2, l2 = (
-            tf.cast(n, dtype) for n in (learning_rate, self.beta_1, self.beta_2, self.l2)
-        )
+        rate = tf.cast(learning_rate, dtype)
+        # Not cast: that would round to float32 on the way to float64.
+        beta_1, beta_2, l2 = (tf.constant(n, dtype) for n in (self.beta_1, self.beta_2, self.l2))
         g = gradient + l2 * variable
         m = beta_1 * first + (1 - beta_1) * g
         v = beta_2 * second + (1 - beta_2) * g * g

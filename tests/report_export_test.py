@@ -1,0 +1,145 @@
+"""The exported model: runs without this package, agrees with the network, tells what it holds."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import darts_tf
+from darts_tf.errors import InputError
+
+MEAN, DEVIATION, NAMES = [0.5, 0.25], [0.25, 0.5], ["cat", "Hündin", "7"]
+GENOTYPE = darts_tf.Genotype(
+    normal=[[("skip_connect", 0), ("dil_conv_3x3", 1)]],
+    normal_concat=[2],
+    reduce=[[("max_pool_3x3", 0), ("skip_connect", 1)]],
+    reduce_concat=[2],
+)
+# Runs the model where darts_tf cannot be imported.
+PROGRAM = """
+import sys
+sys.modules["darts_tf"] = None
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+results = {}
+for batch in (1, 5):
+    images = np.load(sys.argv[2])["images"][:batch]
+    for name, serve in (
+        ("direct", model.serve),
+        ("signature", model.signatures["serving_default"]),
+    ):
+        for key, value in serve(images=tf.constant(images)).items():
+            results[f"{batch}/{name}/{key}"] = value.numpy()
+np.savez(sys.argv[3], **results)
+"""
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    network = darts_tf.EvaluationNetwork(
+        GENOTYPE, 3, 2, 2, auxiliary=True, image_shape=(9, 8, 2)
+    )
+    x = np.random.default_rng(1).normal(size=(6, 9, 8, 2)).astype(np.float32)
+    network(x, training=True)  # moves the running statistics
+    return network
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    darts_tf.export_saved_model(network, folder, MEAN, DEVIATION, NAMES)
+    return folder
+
+
+def test_exported_model_runs_without_this_package(network, exported, tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (5, 9, 8, 2), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    program = [sys.executable, "-c", PROGRAM, exported]
+    done = subprocess.run(
+        [*program, tmp_path / "images.npz", tmp_path / "results.npz"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    normalised = (images.astype(np.float64) / 255 - MEAN) / DEVIATION
+    logits = network(normalised.astype(np.float32), training=False).numpy().astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    with np.load(tmp_path / "results.npz") as results:
+        assert len(results.files) == 2 * 2 * 3
+        for batch in (1, 5):
+            for name in ("direct", "signature"):
+                found = {
+                    key: results[f"{batch}/{name}/{key}"]
+                    for key in ("logits", "probabilities", "class")
+                }
+                scale = max(1, np.abs(logits).max())
+                np.testing.assert_allclose(
+                    found["logits"], logits[:batch], rtol=0, atol=2e-6 * scale
+                )
+                np.testing.assert_allclose(
+                    found["probabilities"], probabilities[:batch], rtol=0, atol=2e-6
+                )
+                np.testing.assert_array_equal(found["class"], logits[:batch].argmax(1))
+                assert found["class"].dtype == np.int32
+                assert found["logits"].dtype == np.float32
+
+
+def test_assets_tell_genotype_and_classes(exported):
+    assets = exported / "assets"
+    assert sorted(os.listdir(assets)) == ["class_names.json", "genotype.json"]
+    assert json.loads((assets / "class_names.json").read_text(encoding="utf-8")) == NAMES
+    assert darts_tf.genotype.load(assets / "genotype.json") == GENOTYPE
+
+
+def test_auxiliary_head_and_unfinished_folders_stay_behind(network, exported):
+    assert os.listdir(exported.parent) == ["model"]
+    shapes = [tuple(shape) for _, shape in tf.train.list_variables(str(exported / "variables/variables"))]
+    head = [tuple(v.shape) for v in network.auxiliary_head.trainable_variables]
+    assert shapes and not set(shapes) & {shape for shape in head if np.prod(shape) > 100}
+
+
+def test_defaults_are_plain_pixels_and_numbers(network, tmp_path):
+    (tmp_path / "empty").mkdir()  # an empty folder may be exported to
+    darts_tf.export_saved_model(network, str(tmp_path / "empty"))
+    loaded = tf.saved_model.load(str(tmp_path / "empty"))
+    images = np.random.default_rng(3).integers(0, 256, (2, 9, 8, 2), dtype=np.uint8)
+    expected = network((images / 255).astype(np.float32), training=False)
+    np.testing.assert_allclose(loaded.serve(images)["logits"], expected, rtol=0, atol=5e-6)
+    names = (tmp_path / "empty/assets/class_names.json").read_text()
+    assert json.loads(names) == ["0", "1", "2"]
+
+
+def test_a_folder_that_holds_something_is_left_alone(network, exported):
+    before = sorted(os.listdir(exported))
+    with pytest.raises(InputError, match="model exists and is no empty folder. Name another"):
+        darts_tf.export_saved_model(network, exported)
+    assert sorted(os.listdir(exported)) == before
+
+
+def test_a_file_is_no_folder(network, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file exists and is no empty folder"):
+        darts_tf.export_saved_model(network, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"mean": [0.5]}, "mean must have 2 values. Received: 1"),
+        ({"standard_deviation": [1, 1, 1]}, "standard_deviation must have 2 values. Received: 3"),
+        ({"class_names": ["a", "b"]}, "class_names must have 3 values. Received: 2"),
+    ],
+)
+def test_wrong_numbers_of_values_are_refused(network, tmp_path, arguments, words):
+    with pytest.raises(InputError, match=words):
+        darts_tf.export_saved_model(network, tmp_path / "model", **arguments)
+    assert not os.listdir(tmp_path)

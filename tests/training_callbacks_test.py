@@ -1,0 +1,340 @@
+"""Schedules, records and guards, each on a small model or on the calls that Keras makes."""
+
+import io
+import json
+import os
+import signal
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import darts_tf
+from darts_tf.errors import InputError, StopRequested
+from darts_tf.training.callbacks import (
+    AlphaHistory,
+    DropPathSchedule,
+    GenotypeFile,
+    MetricsLog,
+    NotFinite,
+    Progress,
+    StopOnNotFinite,
+    StopOnSignal,
+    duration,
+)
+
+
+def line_model():
+    """A line through one input, compiled."""
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(darts_tf.SGD(0.5, clip_norm=None), "mse")
+    return model
+
+
+def zeros(count=6):
+    return np.zeros((count, 1), np.float32), np.zeros((count, 1), np.float32)
+
+
+def attached(callback, **model):
+    callback.set_model(types.SimpleNamespace(**model))
+    return callback
+
+
+# ------------------------------------------------------------------------------------ drop path
+
+
+def test_drop_path_follows_the_published_ramp():
+    probability = keras.Variable(1.0)
+    schedule = attached(DropPathSchedule(0.2, 600), drop_path_prob=probability)
+    seen = []
+    for epoch in (0, 1, 300, 599):
+        schedule.on_epoch_begin(epoch)
+        seen.append(float(probability.value))
+    np.testing.assert_allclose(seen, [0, 0.2 / 600, 0.1, 0.2 * 599 / 600], rtol=1e-6)
+    np.testing.assert_allclose(seen[1::2], [0.000333, 0.199667], rtol=0, atol=5e-7)
+
+
+def test_drop_path_is_set_on_the_network_within_an_evaluation():
+    probability = keras.Variable(0.0)
+    network = types.SimpleNamespace(drop_path_prob=probability)
+    attached(DropPathSchedule(0.5, 10), network=network).on_epoch_begin(4)
+    np.testing.assert_allclose(float(probability.value), 0.2, rtol=1e-6)
+
+
+def test_drop_path_refuses_a_model_without_it():
+    callback = DropPathSchedule(0.2, 10)
+    with pytest.raises(InputError, match="needs a model with drop path.*Received: Sequential"):
+        line_model().fit(*zeros(), verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize("largest", [-0.1, 1.0])
+def test_drop_path_probability_must_be_one(largest):
+    with pytest.raises(InputError, match=rf"must be in \[0, 1\). Received: {largest}"):
+        DropPathSchedule(largest, 10)
+
+
+# -------------------------------------------------------------------------------------- records
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_metrics_log_has_one_line_per_epoch_with_rate_and_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    schedule = keras.callbacks.LearningRateScheduler(darts_tf.exponential_schedule(0.5, 0.5))
+    x, y = zeros()
+    history = line_model().fit(
+        x, y, validation_data=(x, y), epochs=3, verbose=0, callbacks=[schedule, MetricsLog(path)]
+    )
+    lines = read_lines(path)
+    assert [line.pop("epoch") for line in lines] == [0, 1, 2]
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], [0.5, 0.25, 0.125])
+    for name in ("loss", "val_loss"):
+        assert [line[name] for line in lines] == history.history[name]
+    assert all(set(line) == {"learning_rate", "loss", "val_loss"} for line in lines)
+
+
+def test_metrics_log_drops_what_will_be_repeated_and_keeps_the_rest(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    earlier = [json.dumps({"epoch": epoch, "loss": 10.0 + epoch}) for epoch in range(4)]
+    path.write_text("\n".join(earlier) + "\n" + '{"epoch": 4, "lo')  # the machine went down
+    line_model().fit(
+        *zeros(), epochs=4, initial_epoch=2, verbose=0, callbacks=[MetricsLog(path, 2)]
+    )
+    lines = read_lines(path)
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert [line["loss"] for line in lines][:2] == [10, 11]
+    assert all(line["loss"] < 1 for line in lines[2:])
+
+
+def test_metrics_log_of_a_new_run_starts_anew(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 0, "loss": 99}\n')
+    line_model().fit(*zeros(), epochs=1, verbose=0, callbacks=[MetricsLog(path)])
+    assert len(read_lines(path)) == 1 and read_lines(path)[0]["loss"] < 1
+
+
+def alphas():
+    return [
+        keras.Variable(np.zeros((2, 3), np.float32), name="alphas_normal", trainable=False),
+        keras.Variable(np.zeros((5, 3), np.float32), name="alphas_reduce", trainable=False),
+    ]
+
+
+def record(path, epochs, first_epoch=0, scale=1.0):
+    """Runs the history over epochs in which all alphas are scale * (epoch + 1)."""
+    variables = alphas()
+    supernet = types.SimpleNamespace(architecture_parameters=variables)
+    history = attached(AlphaHistory(path, first_epoch), supernet=supernet)
+    history.on_train_begin()
+    for epoch in epochs:
+        for variable in variables:
+            variable.assign(np.full(variable.shape, scale * (epoch + 1)))
+        history.on_epoch_end(epoch)
+    with np.load(path) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def test_alpha_history_has_the_alphas_after_every_epoch(tmp_path):
+    arrays = record(tmp_path / "alphas.npz", range(3))
+    assert set(arrays) == {"epoch", "normal", "reduce"}
+    np.testing.assert_array_equal(arrays["epoch"], [0, 1, 2])
+    for name, shape in (("normal", (3, 2, 3)), ("reduce", (3, 5, 3))):
+        assert arrays[name].shape == shape
+        np.testing.assert_array_equal(arrays[name][:, 0, 0], [1, 2, 3])
+    assert os.listdir(tmp_path) == ["alphas.npz"]
+
+
+def test_alpha_history_goes_on_where_the_run_does(tmp_path):
+    path = tmp_path / "alphas.npz"
+    record(path, range(4))
+    arrays = record(path, range(2, 5), first_epoch=2, scale=-1.0)
+    np.testing.assert_array_equal(arrays["epoch"], [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(arrays["reduce"][:, 4, 2], [1, 2, -3, -4, -5])
+    anew = record(path, range(1))
+    np.testing.assert_array_equal(anew["epoch"], [0])
+
+
+def test_genotype_file_holds_the_present_genotype_and_where_it_came_from(tmp_path):
+    path = tmp_path / "genotype.json"
+    nodes = [[("skip_connect", 0), ("max_pool_3x3", 1)]]
+    found = darts_tf.Genotype(nodes, [2], nodes, [2])
+    callback = attached(GenotypeFile(path, {"seed": 3}), derive=lambda: found)
+    callback.on_epoch_end(4, {"loss": np.float32(0.25)})
+    assert darts_tf.genotype.load(path) == found
+    assert darts_tf.genotype.load_provenance(path) == {
+        "seed": 3,
+        "epochs_done": 5,
+        "metrics": {"loss": 0.25},
+    }
+
+
+# ------------------------------------------------------------------------------------- progress
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_progress_prints_epochs_and_now_and_then_within():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("search", 3, every=30, stream=stream, clock=clock)
+    progress.set_params({"steps": 5})
+    progress.on_epoch_begin(0)
+    for now, batch in ((10, 0), (35, 1), (60, 2), (65, 3)):
+        clock.now = now
+        progress.on_train_batch_end(batch, {"loss": 0.5, "learning_rate": 0.1})
+    clock.now = 100
+    progress.on_epoch_end(0, {"loss": 0.5, "val_accuracy": 0.25, "learning_rate": 0.1})
+    progress.on_epoch_begin(1)
+    clock.now = 150
+    progress.on_epoch_end(1, {"loss": 0.4})
+    progress.on_epoch_begin(2)
+    clock.now = 220
+    progress.on_epoch_end(2, {"loss": 0.3})
+    assert stream.getvalue().splitlines() == [
+        "search epoch 1/3  step 2/5  loss 0.5000",
+        "search epoch 1/3  step 4/5  loss 0.5000",
+        "search epoch 1/3  100.0 s  loss 0.5000  val_accuracy 0.2500  remaining 3 min 20 s",
+        # The first epoch, with its tracing, no longer counts.
+        "search epoch 2/3  50.0 s  loss 0.4000  remaining 50 s",
+        "search epoch 3/3  70.0 s  loss 0.3000  remaining 0 s",
+    ]
+
+
+def test_progress_of_a_run_that_goes_on_counts_what_is_left():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("train", 10, stream=stream, clock=clock)
+    progress.on_epoch_begin(6)
+    clock.now = 20
+    progress.on_epoch_end(6, {})
+    assert stream.getvalue() == "train epoch 7/10  20.0 s  remaining 1 min 0 s\n"
+
+
+def test_progress_prints_to_standard_output_during_fit(capsys):
+    line_model().fit(*zeros(), epochs=2, verbose=0, callbacks=[Progress("fit", 2)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["fit epoch 1/2", "fit epoch 2/2"]
+    assert all("loss 0." in line and "remaining" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (18_600, "5 h 10 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+# --------------------------------------------------------------------------------------- guards
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_placed():
+    x, y = zeros(8)
+    y[5] = np.nan  # with two examples a step this is the third step
+    seen = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(batch))
+    with pytest.raises(NotFinite, match=r"^loss became nan in epoch \d+, between steps 2 and 3\. "):
+        line_model().fit(
+            x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[count, StopOnNotFinite()]
+        )
+    assert seen == [0, 1, 2]
+
+
+def test_a_metric_of_the_epoch_that_is_not_finite_ends_the_run():
+    x, y = zeros(4)
+    validation = x, np.full_like(y, np.inf)
+    with pytest.raises(NotFinite, match="val_loss became inf .* between steps 0 and end"):
+        line_model().fit(
+            x, y, validation_data=validation, verbose=0, callbacks=[StopOnNotFinite()]
+        )
+
+
+def test_alphas_are_looked_at_once_in_a_window():
+    normal, reduce = alphas()
+    supernet = types.SimpleNamespace(architecture_parameters=[normal, reduce])
+    guard = attached(StopOnNotFinite(window=4), supernet=supernet)
+    guard.on_epoch_begin(7)
+    for batch in range(4):
+        guard.on_train_batch_end(batch, {"loss": 1.0})
+    reduce.assign(np.full(reduce.shape, np.nan))
+    for batch in range(4, 7):
+        guard.on_train_batch_end(batch, {"loss": 1.0})
+    with pytest.raises(NotFinite, match="alphas_reduce became not finite .* between steps 4 and 8"):
+        guard.on_train_batch_end(7, {"loss": 1.0})
+    guard.on_epoch_begin(8)
+    with pytest.raises(NotFinite, match="alphas_reduce .* between steps 0 and end.*kept. Lower the"):
+        guard.on_epoch_end(8, {})
+
+
+def test_not_finite_is_an_error_that_the_user_can_mend():
+    assert issubclass(NotFinite, InputError)
+
+
+class Kill(keras.callbacks.Callback):
+    """Sends this process signals at a step."""
+
+    def __init__(self, batch, *numbers):
+        super().__init__()
+        self.batch, self.numbers, self.seen = batch, numbers, []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append(batch)
+        if batch == self.batch:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def handlers():
+    """Handlers of the test, so that a signal that nobody takes over shows; put back afterwards."""
+
+    def lost(number, frame):
+        raise RuntimeError(f"signal {number} reached the test")
+
+    before = {s: signal.signal(s, lost) for s in (signal.SIGTERM, signal.SIGINT)}
+    yield lost
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_after_its_step(number, handlers):
+    kill, stop = Kill(1, number), StopOnSignal()
+    with pytest.raises(StopRequested, match=signal.Signals(number).name):
+        line_model().fit(*zeros(8), batch_size=2, verbose=0, callbacks=[kill, stop])
+    assert kill.seen == [0, 1]
+    stop.release()
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is handlers
+
+
+def test_a_second_interrupt_ends_at_once(handlers):
+    kill, stop = Kill(1, signal.SIGINT, signal.SIGINT), StopOnSignal()
+    with pytest.raises(KeyboardInterrupt):
+        line_model().fit(*zeros(8), batch_size=2, verbose=0, callbacks=[kill, stop])
+    stop.release()
+
+
+def test_handlers_are_given_back_after_the_run(handlers):
+    taken = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: taken.append(signal.getsignal(signal.SIGTERM))
+    )
+    line_model().fit(*zeros(), verbose=0, callbacks=[StopOnSignal(), look])
+    assert taken and handlers not in taken
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is handlers
