@@ -6,6 +6,8 @@ PYTHON ?= python3
 WORKDIR ?= runs/quickstart_digits
 
 IN_VENV := .venv/bin/python -m
+# Errors still show.
+PIP_INSTALL := $(IN_VENV) pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help environment search test lint clean
@@ -46,15 +48,15 @@ clean:
 	    echo 'error: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv'; \
 	    exit 1; } >&2
 	@'$(PYTHON)' -m venv .venv
-# The pip that comes with Python 3.10 tries combinations of versions for hours; later ones do not.
-	@$(IN_VENV) pip install --quiet --disable-pip-version-check 'pip>=25'
+# The pip that comes with Python 3.10 tries combinations of versions without an end.
+	@$(PIP_INSTALL) 'pip>=25'
 # Where a GPU is, requirements.txt adds NVIDIA's libraries. pip compiles bytecode in both cases, also
 # where PYTHONDONTWRITEBYTECODE is set; without, every start of TensorFlow takes twice as long.
 	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then \
 	    echo 'Installing into .venv, with GPU support: about 3.5 GB, some minutes.'; \
-	    $(IN_VENV) pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'; \
+	    $(PIP_INSTALL) -r requirements.txt -e '.[dev]'; \
 	else \
 	    echo 'Installing into .venv: about 700 MB, a minute or two.'; \
-	    $(IN_VENV) pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	    $(PIP_INSTALL) -e '.[dev]'; \
 	fi
 	@touch $@

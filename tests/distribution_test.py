@@ -105,7 +105,9 @@ np.savez(path, **results)
 """
 
 
-@pytest.mark.parametrize("kind", ["first", "second_exact", "evaluation"])
+@pytest.mark.parametrize(
+    "kind", ["first", pytest.param("second_exact", marks=pytest.mark.slow), "evaluation"]
+)
 def test_two_replicas_compute_what_one_does(kind, tmp_path):
     path = tmp_path / "results.npz"
     done = subprocess.run(

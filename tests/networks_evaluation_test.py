@@ -208,7 +208,7 @@ def drop_path_network(genotype=LIGHT, probability=0.3, **options):
 
 
 def test_drop_path_drops_examples_at_its_rate_and_scales_the_rest(masks):
-    # Of the three cells the first is normal (one site: the pool) and two are reductions (two sites).
+    # The first cell is normal (one site: the pool), the other two are reductions (two sites each).
     network = drop_path_network()
     assert network.drop_path_sites == 5
     network(images(network, 4000), training=True)
@@ -285,7 +285,9 @@ def test_cells_of_one_and_three_inputs_train(tiny):
     results = evaluation.train_step((images(network, 6), tf.constant([0, 1, 2, 0, 1, 2])))
     assert np.isfinite(float(results["loss"]))
     still = [
-        key for key, view in network.named_parameters().items() if np.all(view.numpy() == before[key])
+        key
+        for key, view in network.named_parameters().items()
+        if np.all(view.numpy() == before[key])
     ]
     assert not still
     assert int(network.drop_path_step) == 1

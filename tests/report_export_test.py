@@ -43,9 +43,7 @@ np.savez(sys.argv[3], **results)
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
-    network = darts_tf.EvaluationNetwork(
-        GENOTYPE, 3, 2, 2, auxiliary=True, image_shape=(9, 8, 2)
-    )
+    network = darts_tf.EvaluationNetwork(GENOTYPE, 3, 2, 2, auxiliary=True, image_shape=(9, 8, 2))
     x = np.random.default_rng(1).normal(size=(6, 9, 8, 2)).astype(np.float32)
     network(x, training=True)  # moves the running statistics
     return network
@@ -101,7 +99,9 @@ def test_assets_tell_genotype_and_classes(exported):
 
 def test_auxiliary_head_and_unfinished_folders_stay_behind(network, exported):
     assert os.listdir(exported.parent) == ["model"]
-    shapes = [tuple(shape) for _, shape in tf.train.list_variables(str(exported / "variables/variables"))]
+    shapes = [
+        tuple(shape) for _, shape in tf.train.list_variables(str(exported / "variables/variables"))
+    ]
     head = [tuple(v.shape) for v in network.auxiliary_head.trainable_variables]
     assert shapes and not set(shapes) & {shape for shape in head if np.prod(shape) > 100}
 

@@ -202,9 +202,7 @@ class Scalar(keras.Model):
     def __init__(self):
         super().__init__()
         self.w = self.add_weight(name="w", shape=(1,), initializer="ones")
-        self.alpha = self.add_weight(
-            name="alpha", shape=(1,), initializer="ones", trainable=False
-        )
+        self.alpha = self.add_weight(name="alpha", shape=(1,), initializer="ones", trainable=False)
         self.built = True
 
     architecture_parameters = property(lambda self: [self.alpha])
@@ -221,7 +219,9 @@ def as_batch(x, y):
     return tf.constant([[x]], tf.float64), tf.constant([[y]], tf.float64)
 
 
-@pytest.mark.parametrize("momentum, decay", [(0.875, None), (0.875, 0.25), (0.0, 0.25), (0.0, None)])
+@pytest.mark.parametrize(
+    "momentum, decay", [(0.875, None), (0.875, 0.25), (0.0, 0.25), (0.0, None)]
+)
 def test_virtual_step_is_the_step_that_keras_sgd_takes_next(momentum, decay, precision):
     # All rates are exact in float32, in which Keras keeps them.
     (x, y), (x_val, y_val), alpha_rate = (1.5, 0.5), (0.8, -1.0), 0.0625
@@ -251,9 +251,7 @@ def test_virtual_step_is_the_step_that_keras_sgd_takes_next(momentum, decay, pre
 def test_a_learning_rate_of_zero_gives_the_first_order(momentum, precision):
     (x, y), (x_val, y_val) = (1.5, 0.5), (0.8, -1.0)
     search = ArchitectureSearch(Scalar(), order="second_exact")
-    search.compile(
-        keras.optimizers.SGD(0.0, momentum), keras.optimizers.SGD(0.0625), loss="mse"
-    )
+    search.compile(keras.optimizers.SGD(0.0, momentum), keras.optimizers.SGD(0.0625), loss="mse")
     search.train_step((as_batch(x, y), as_batch(x_val, y_val)))
     expected = 1 - 0.0625 * 2 * (x_val - y_val) * x_val
     np.testing.assert_allclose(search.supernet.alpha.numpy()[0], expected, rtol=1e-12)
@@ -296,9 +294,7 @@ def fitted():
         3, 2, 2, 1, (8, 8, 1), primitives=("none", "max_pool_3x3", "dil_conv_3x3")
     )
     search = ArchitectureSearch(supernet)
-    search.compile(
-        darts_tf.SGD(), darts_tf.Adam(), CROSS_ENTROPY, metrics=["accuracy"]
-    )
+    search.compile(darts_tf.SGD(), darts_tf.Adam(), CROSS_ENTROPY, metrics=["accuracy"])
     before = [v.numpy() for v in (*supernet.architecture_parameters, *supernet.network_parameters)]
     pairs = darts_tf.pair(train, validation, batch_size=8)
     history = search.fit(pairs, validation_data=validation, epochs=2, verbose=0).history
@@ -434,7 +430,9 @@ def test_what_is_no_model_is_refused():
         architecture_parameters = network_parameters = ()
         derive = None
 
-    with pytest.raises(InputError, match=r"supernet must be a keras.Model .* Received: Lookalike\."):
+    with pytest.raises(
+        InputError, match=r"supernet must be a keras.Model .* Received: Lookalike\."
+    ):
         ArchitectureSearch(Lookalike())
 
 
@@ -445,7 +443,9 @@ def test_a_supernet_must_be_built():
         def __init__(self):
             keras.Model.__init__(self)
 
-    with pytest.raises(InputError, match="must be built before the search: call it once on a batch"):
+    with pytest.raises(
+        InputError, match="must be built before the search: call it once on a batch"
+    ):
         ArchitectureSearch(Unbuilt())
 
 

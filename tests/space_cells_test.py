@@ -256,7 +256,10 @@ def test_running_statistics_keep_nine_tenths_of_the_old(precision):
     views["bn/moving_variance"].assign(variances)
     x = random(2, 4, 4, 2)
     pooled = tf.nn.max_pool2d(
-        tf.pad(tf.constant(x), [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-1e9), 3, 2, "VALID"
+        tf.pad(tf.constant(x), [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-1e9),
+        3,
+        2,
+        "VALID",
     ).numpy()
     block(tf.constant(x), training=True)
     np.testing.assert_allclose(

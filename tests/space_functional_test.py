@@ -1,4 +1,4 @@
-"""The tensor functions against plain NumPy loops, and their second derivatives against differences."""
+"""The tensor functions against plain NumPy loops; second derivatives against differences."""
 
 import numpy as np
 import pytest

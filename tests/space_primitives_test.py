@@ -175,7 +175,9 @@ def test_unknown_primitive_lists_the_known():
 
 
 def test_unknown_activation_lists_the_known():
-    with pytest.raises(InputError, match=r"Unknown activation 'gelu'\. Known: relu, softplus, tanh"):
+    with pytest.raises(
+        InputError, match=r"Unknown activation 'gelu'\. Known: relu, softplus, tanh"
+    ):
         activation_function("gelu")
 
 

@@ -248,7 +248,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_placed():
     x, y = zeros(8)
     y[5] = np.nan  # with two examples a step this is the third step
     seen = []
-    count = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(batch))
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: seen.append(batch)
+    )
     with pytest.raises(NotFinite, match=r"^loss became nan in epoch \d+, between steps 2 and 3\. "):
         line_model().fit(
             x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[count, StopOnNotFinite()]
@@ -260,9 +262,7 @@ def test_a_metric_of_the_epoch_that_is_not_finite_ends_the_run():
     x, y = zeros(4)
     validation = x, np.full_like(y, np.inf)
     with pytest.raises(NotFinite, match="val_loss became inf .* between steps 0 and end"):
-        line_model().fit(
-            x, y, validation_data=validation, verbose=0, callbacks=[StopOnNotFinite()]
-        )
+        line_model().fit(x, y, validation_data=validation, verbose=0, callbacks=[StopOnNotFinite()])
 
 
 def test_alphas_are_looked_at_once_in_a_window():
@@ -278,7 +278,9 @@ def test_alphas_are_looked_at_once_in_a_window():
     with pytest.raises(NotFinite, match="alphas_reduce became not finite .* between steps 4 and 8"):
         guard.on_train_batch_end(7, {"loss": 1.0})
     guard.on_epoch_begin(8)
-    with pytest.raises(NotFinite, match="alphas_reduce .* between steps 0 and end.*kept. Lower the"):
+    with pytest.raises(
+        NotFinite, match="alphas_reduce .* between steps 0 and end.*kept. Lower the"
+    ):
         guard.on_epoch_end(8, {})
 
 

@@ -156,7 +156,9 @@ def test_a_corrupt_checkpoint_is_named_and_can_be_removed(kind, tmp_path):
     newest = f"ckpt-2.{kind}"
     assert newest in files
     (folder / newest).write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match=r"The checkpoint .*ckpt-2 cannot be restored: .+") as found:
+    with pytest.raises(
+        InputError, match=r"The checkpoint .*ckpt-2 cannot be restored: .+"
+    ) as found:
         train(make_model(), make_run(tmp_path))
     assert "\n" not in str(found.value)
     assert "Remove its files to go on from the one before" in str(found.value)

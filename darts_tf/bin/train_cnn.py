@@ -124,6 +124,8 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
     from darts_tf import data
     from darts_tf.data.sources import PUBLISHED_STATISTICS
 
+    if settings.cutout:
+        raise InputError("ImageNet is trained without cutout, as published: add --nocutout.")
     streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
     statistics = PUBLISHED_STATISTICS["imagenet2012"]
     return Streams(

@@ -1,6 +1,5 @@
 """The work folder of a run: its flags, and the refusal to mix two runs in one folder."""
 
-import os
 import pathlib
 
 from absl import flags
@@ -9,6 +8,9 @@ from darts_tf.errors import InputError
 
 NOT_OF_THE_RUN = {"workdir", "data_dir", "threads", "graph_optimizer", "flagfile", "undefok"}
 """Flags that say where and how fast, and may differ when a run goes on."""
+
+NOT_WRITTEN = {"workdir", "flagfile", "undefok"}
+"""Flags that flags.txt leaves out: a copy of it may serve another folder."""
 
 
 def define_flag(values: flags.FlagValues) -> None:
@@ -32,7 +34,7 @@ def check(values: flags.FlagValues) -> None:
     path = folder / "flags.txt"
     try:
         if path.exists():
-            _refuse_other_run(folder, _flags_of_the_run(values), _read(path))
+            _refuse_other_run(folder, _named(values), _read(path))
         elif folder.exists() and any(folder.iterdir()):
             raise InputError(
                 f"The work folder {folder} is not empty and has no flags.txt, so it holds "
@@ -50,12 +52,12 @@ def prepare(values: flags.FlagValues) -> pathlib.Path:
     """
     check(values)
     folder = pathlib.Path(values.workdir)
-    lines = [f"--{name}={value}\n" for name, value in _flags_of_the_run(values).items()]
+    lines = [
+        f"--{name}={value}\n" for name, value in _named(values).items() if name not in NOT_WRITTEN
+    ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "flags.txt").write_text("".join(lines), encoding="utf-8")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise _unusable(folder, error) from error
     return folder
@@ -68,11 +70,11 @@ def _unusable(folder: pathlib.Path, error: OSError) -> InputError:
     )
 
 
-def _flags_of_the_run(values: flags.FlagValues) -> dict[str, str]:
+def _named(values: flags.FlagValues) -> dict[str, str]:
     named = {}
     for name in sorted(values):
         flag = values[name]
-        if name in NOT_OF_THE_RUN or flag.value is None:
+        if flag.value is None:
             continue
         named[name] = flag.serialize().removeprefix(f"--{name}=")
         if flag.boolean:
@@ -90,7 +92,7 @@ def _read(path: pathlib.Path) -> dict[str, str]:
 def _refuse_other_run(folder, own, saved) -> None:
     differing = [
         f"--{name} was {saved.get(name, 'not set')}, now {own.get(name, 'not set')}"
-        for name in sorted({*own, *saved})
+        for name in sorted({*own, *saved} - NOT_OF_THE_RUN)
         if own.get(name) != saved.get(name)
     ]
     if differing:

@@ -94,6 +94,9 @@ class StreamedImages:
             order_seed = tf.random.stateless_uniform(
                 [], order_seed, maxval=tf.int64.max, dtype=tf.int64, alg="philox"
             )
+            # Of this graph only. TensorFlow mixes the global seed in; when it is 0, it compares
+            # the pair with (0, 0), which fails for a seed that is a tensor.
+            tf.random.set_seed(1)
             examples = self.examples.shuffle(self.shuffle_buffer, seed=order_seed)
             first = epoch * self.num_examples
             skipped = tf.where(epoch == first_epoch, within * self.batch_size, 0)

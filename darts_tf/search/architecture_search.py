@@ -79,7 +79,7 @@ class ArchitectureSearch(keras.Model):
             **options: As for `keras.Model.compile`.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
-        # Keras would choose XLA on a GPU, which cannot compile the exact second order's max pooling.
+        # Keras would choose XLA on a GPU, which has no kernel for max pooling's second derivative.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
