@@ -26,7 +26,7 @@ search: .venv/complete
 	@$(IN_VENV) darts_tf.bin.pipeline --flagfile=flags/quickstart_digits.flags --workdir='$(WORKDIR)'
 
 test: .venv/complete
-	$(IN_VENV) pytest
+	$(IN_VENV) pytest --numprocesses=2 --dist=loadfile
 
 lint: .venv/complete
 	$(IN_VENV) ruff check .

@@ -19,7 +19,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def precision(request):
-    """Keras in the precision that a test asks for by indirect parametrization; float64 by default."""
+    """Keras in the precision that a test asks for by parametrization; float64 by default."""
     wanted = getattr(request, "param", "float64")
     before = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_floatx(wanted)

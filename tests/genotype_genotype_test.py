@@ -358,9 +358,10 @@ def test_range_with_one_number_counts_from_zero():
         ("Genotype([('tanh', 0)], range('a'))", "Expected a whole number at line 1, column 31."),
         ("Genotype([('tanh', 0)], range(0))", "concat must list at least one"),
         ("Genotype([('gelu', 0)], [1])", "Unknown primitive 'gelu'."),
-        ("Genotype(" + "-" * 10**6, "nested too deeply"),
-        ("Genotype(" + "-" * 4000 + "1)", "nested too deeply"),
-        ("Genotype" + "()" * 10**5, "nested too deeply"),
+        # Too deep for Python's parser; its words vary with the version.
+        ("Genotype(" + "-" * 10**6, "cannot be read: "),
+        ("Genotype(" + "-" * 4000 + "1)", "cannot be read: "),
+        ("Genotype" + "()" * 10**5, "cannot be read: "),
         ("Genotype(" + "(" * 10**5, "cannot be read: "),
         ("Genotype(" + "[" * 150 + "]" * 150 + ", 1)", "Received: [[[[[[[...]]]]]]]."),
         ("Genotype(" + "1" * 10**5 + ")", "cannot be read: "),

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.errors import InputError
-from darts_tf.space.block import inlined
+from darts_tf.space.functional import exporting
 
 ASSETS = ("genotype.json", "class_names.json")
 TOLERANCE = 1e-6
@@ -75,7 +75,7 @@ def export_saved_model(
         serve,
         input_signature=[tf.TensorSpec((None, *network.image_shape), tf.uint8, name="images")],
     )
-    with inlined():
+    with exporting():
         concrete = module.serve.get_concrete_function()
     module.weights = concrete.variables  # what inference reads; the auxiliary head stays behind
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def _check(path: pathlib.Path, serve, image_shape: tuple[int, int, int]) -> None
     generator = np.random.default_rng(0)
     for batch in (1, 5):
         images = generator.integers(0, 256, (batch, *image_shape), dtype=np.uint8)
-        with inlined():
+        with exporting():
             expected = serve(tf.constant(images))
         actual = loaded.serve(images)
         worst = max(_difference(actual[key], expected[key]) for key in ("logits", "probabilities"))

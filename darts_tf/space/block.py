@@ -1,11 +1,9 @@
 """Block: the Keras layer around a pure function; it owns weights and running statistics."""
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import keras
@@ -244,19 +242,6 @@ class Layout:
         }
 
 
-_inlined = contextvars.ContextVar("inlined", default=False)
-
-
-@contextlib.contextmanager
-def inlined() -> Iterator[None]:
-    """Within it, blocks become part of the graph that calls them, as converters of graphs need."""
-    token = _inlined.set(True)
-    try:
-        yield
-    finally:
-        _inlined.reset(token)
-
-
 def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable:
     """The function of a block over its vector and statistics.
 
@@ -264,8 +249,9 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
     hundreds of blocks is then a graph of calls to a few functions, several times faster to build
     than one flat graph.
     """
-    if _inlined.get() or functional.replicas() > 1:
-        # A reduction over replicas cannot be called from a nested function.
+    if functional.is_exporting() or functional.replicas() > 1:
+        # A reduction over replicas cannot be called from a nested function, nor can all converters
+        # of graphs read one.
         return _plain(function, layout, training)
     return _shared(function, layout, training)
 

@@ -5,6 +5,10 @@ network at any weights. Each has right second derivatives inside `tf.function`, 
 stride-1 max pooling (CPU kernel) and `tf.nn.moments` have not; the exact second order needs them.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 EPSILON = 1e-5
@@ -12,6 +16,24 @@ EPSILON = 1e-5
 
 MOMENTUM = 0.9
 """Share of the old running statistics kept at an update (Keras' default is 0.99)."""
+
+
+_exporting = contextvars.ContextVar("exporting", default=False)
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """Within it, graphs are made for inference elsewhere: one flat graph of stock operations."""
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
+
+
+def is_exporting() -> bool:
+    """Whether the graph that is being made is one to export."""
+    return _exporting.get()
 
 
 def replicas() -> int:
@@ -80,6 +102,8 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, dilation: int = 
 
 def max_pool(x: tf.Tensor, stride: int) -> tf.Tensor:
     """3x3 max pooling with padding 1, in which the padding never wins."""
+    if stride == 1 and is_exporting():
+        return tf.nn.max_pool2d(x, 3, 1, "SAME")
     if stride == 1:
         return _max_pool_stride_1(x)
     return tf.nn.max_pool2d(_pad(x, 1, 1, x.dtype.min), 3, stride, "VALID")
