@@ -8,7 +8,7 @@ import tensorflow as tf
 import darts_tf
 from darts_tf.bin import verify_cases
 from darts_tf.errors import InputError
-from darts_tf.search import bilevel, toy, verification
+from darts_tf.search import bilevel, toy, verification, verification_step, verification_toy
 from darts_tf.space import functional
 
 SOURCE = np.random.default_rng(0)
@@ -128,10 +128,10 @@ def test_wrong_virtual_step_fails(monkeypatch):
 
 
 def test_toy_checks_hold_for_right_and_fail_for_wrong_gradients(monkeypatch):
-    assert failures(verification.toy_checks()) == []
+    assert failures(verification_toy.toy_checks()) == []
     monkeypatch.setattr(bilevel, "second_exact", without_product)
     toy._step.cache_clear()
-    failed = failures(verification.toy_checks())
+    failed = failures(verification_toy.toy_checks())
     toy._step.cache_clear()
     assert "second_exact: closed form" in failed
     assert "second_exact: fixed point 1 of xi = 0.5" in failed
@@ -204,7 +204,7 @@ def batches():
 def test_step_of_a_right_search_holds(precision):
     search = verify_cases.make_search(Mixture())
     before = search.supernet.mean.numpy()
-    checks = list(verification.step_checks(search, *batches()))
+    checks = list(verification_step.step_checks(search, *batches()))
     assert len(checks) == 4
     assert failures(checks) == []
     assert not np.array_equal(search.supernet.mean.numpy(), before)
@@ -212,7 +212,7 @@ def test_step_of_a_right_search_holds(precision):
 
 def test_weight_without_gradient_is_named(precision):
     search = verify_cases.make_search(Mixture(detached=True))
-    failed = [c for c in verification.step_checks(search, *batches()) if not c.passed]
+    failed = [c for c in verification_step.step_checks(search, *batches()) if not c.passed]
     assert [check.figure for check in failed] == [1]
     assert failed[0].note.endswith("detached")
 
@@ -227,7 +227,7 @@ def test_statistics_that_other_passes_touch_fail(precision):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizers = darts_tf.SGD(0.1, l2=0.0), darts_tf.Adam(l2=0.0)
     search.compile(*optimizers, loss=loss)
-    failed = [c for c in verification.step_checks(search, *batches()) if not c.passed]
+    failed = [c for c in verification_step.step_checks(search, *batches()) if not c.passed]
     assert [check.name for check in failed] == [
         "running statistics: those of the weight step alone"
     ]

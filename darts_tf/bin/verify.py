@@ -50,13 +50,15 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     common.configure_devices(values)
     from darts_tf.search import verification
+    from darts_tf.search.verification_step import step_checks
+    from darts_tf.search.verification_toy import toy_checks
 
     failed = []
     with verify_cases.float64():
         if values.supernet:
             made = {values.supernet: verify_cases.users(values.supernet)}
         else:
-            failed += report("toy problem", verification.toy_checks())
+            failed += report("toy problem", toy_checks())
             failed += report("second derivatives of primitives", verify_cases.primitives())
             made = verify_cases.built_in()
         for title, (supernet, train, validation, *loss) in made.items():
@@ -64,7 +66,7 @@ def main(values: flags.FlagValues) -> int:
             problem = verification.problem_of(search, train, validation)
             failed += report(title, verification.gradient_checks(problem, smooth))
             if not smooth:
-                checks = verification.step_checks(search, train, validation)
+                checks = step_checks(search, train, validation)
                 failed += report(f"a search step: {title}", checks)
     if failed:
         print(f"\n{len(failed)} FAILED: {'; '.join(failed)}")

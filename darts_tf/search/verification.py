@@ -6,14 +6,13 @@ differences need float64.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from darts_tf.errors import InputError
-from darts_tf.search import bilevel, toy
+from darts_tf.search import bilevel
 from darts_tf.search.architecture_search import ArchitectureSearch
 
 Objective = Callable[[bilevel.Alphas], tf.Tensor]
@@ -345,107 +344,3 @@ def second_derivative_check(
     # Traced explicitly: TensorFlow would warn of a function that is made for one call.
     second = gradient.get_concrete_function(inputs)(inputs)
     return Check(name, directional_error(second, objective, inputs, 1e-6), 1e-4)
-
-
-def toy_checks() -> Iterator[Check]:
-    """The gradients and the fixed points of the toy problem, which are known in closed form."""
-
-    points = ((2.0, -2.0), (1.3, 0.4), (-0.7, 1.1))
-    rates = (0.0, 0.2, 0.5, 0.7)
-    graph = tf.function(_toy_gradient, autograph=False)
-    gradients = {
-        (order, *point, xi): float(graph(order, *map(_scalar, (*point, xi))))
-        for order in bilevel.ORDERS
-        for point in points
-        for xi in rates
-    }
-    for order in ("second_exact", "second_fd"):
-        # The derivative of L_val(w'(alpha), alpha), w' = (1 - 2 xi) w + 2 xi alpha.
-        errors = [
-            abs(gradients[order, alpha, w, xi] - ((1 - 2 * xi) * w + 4 * xi * alpha - 2))
-            for alpha, w in points
-            for xi in rates
-        ]
-        yield Check(f"{order}: closed form", max(errors), 1e-10)
-        errors = [
-            abs(gradients[order, alpha, w, 0.0] - gradients["first", alpha, w, 0.0])
-            for alpha, w in points
-        ]
-        yield Check(f"{order} at xi = 0: first", max(errors), 1e-12)
-    for order in ("second_exact", "second_fd"):
-        for xi, name in zip(rates, ("2", "10/7", "1", "5/6"), strict=True):
-            path = toy.trajectory(xi, steps=200, order=order)
-            error = max(abs(end - toy.fixed_point(xi)) for end in (path.alpha[-1], path.w[-1]))
-            yield Check(f"{order}: fixed point {name} of xi = {xi:g}", error, 1e-6)
-
-
-def _scalar(value: float) -> tf.Tensor:
-    return tf.constant(value, tf.float64)
-
-
-def _toy_gradient(order, alpha, w, xi):
-    step, losses = bilevel.VirtualStep(xi), (toy.train_loss, toy.validation_loss)
-    gradient = bilevel.architecture_gradient(order, *losses, tf.reshape(w, [1]), [alpha], step)
-    return gradient.alphas[0]
-
-
-def step_checks(search: ArchitectureSearch, train, validation) -> Iterator[Check]:
-    """One step of a compiled search: it moves everything that it should and nothing else.
-
-    Args:
-        search: Compiled with optimizers without weight decay, which would move everything by
-            itself. It is changed.
-        train, validation: Batches (x, y).
-    """
-    supernet = search.supernet
-    architecture, weights = supernet.architecture_parameters, supernet.network_parameters
-    ids = set(map(id, architecture))
-    state = [v for v in supernet.non_trainable_variables if id(v) not in ids]
-    train, validation = (tuple(map(tf.convert_to_tensor, batch)) for batch in (train, validation))
-    before = [[v.numpy() for v in group] for group in (architecture, weights, state)]
-
-    step = tf.function(lambda: search.train_step((train, validation)), autograph=False)
-    step()
-    for kind, group, old in zip(
-        ("architecture parameters", "weight variables"),
-        (architecture, weights),
-        before,
-        strict=False,
-    ):
-        names = [v.path for v, value in zip(group, old, strict=True) if _unmoved(v, value)]
-        yield Check(f"{kind} that a step does not move", len(names), 0, _some(names))
-    unmoved = sum(
-        int(np.sum(v.numpy() == value)) for v, value in zip(architecture, before[0], strict=True)
-    )
-    yield Check("entries of alpha that a step does not move", unmoved, 0)
-
-    # What one pass at the old weights and the new alphas leaves behind: the weight step alone.
-    @tf.function(autograph=False)
-    def weight_step():
-        held = {id(v): tf.constant(value) for v, value in zip(state, before[2], strict=True)}
-        _, after = supernet.stateless_call(
-            [tf.constant(value) for value in before[1]],
-            [held.get(id(v), tf.convert_to_tensor(v)) for v in supernet.non_trainable_variables],
-            train[0],
-            training=True,
-        )
-        return after
-
-    expected = zip(supernet.non_trainable_variables, weight_step(), strict=True)
-    errors = {
-        v.path: np.max(np.abs(v.numpy().astype("float64") - np.asarray(value, "float64")))
-        for v, value in expected
-        if id(v) not in ids
-    }
-    wrong = [path for path, error in errors.items() if not error <= 1e-10]
-    figure = float(max(errors.values(), default=0.0))
-    yield Check("running statistics: those of the weight step alone", figure, 1e-10, _some(wrong))
-
-
-def _unmoved(variable: keras.Variable, old: np.ndarray) -> bool:
-    return np.array_equal(variable.numpy(), old)
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names of a list that may be long."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
