@@ -87,7 +87,8 @@ def export_saved_model(
         # Under another name until it is complete and checked.
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
+        with exporting():  # saving traces the function anew
+            tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
     _check(partial, serve, network.image_shape)
     os.replace(partial, path)
 
