@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from darts_tf.errors import InputError
 from darts_tf.networks.skeleton import Classifier
-from darts_tf.space.block import Block, View
+from darts_tf.space.block import Block, OfWhole, View
 from darts_tf.space.primitives import Shapes
 
 HIDDEN_CHANNELS = 128
@@ -23,7 +23,7 @@ def pool_to_2(size: int) -> tuple[int, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AuxiliaryConvolution:
+class AuxiliaryConvolution(OfWhole):
     """A convolution without padding, BatchNorm if wanted, ReLU; the function of a block."""
 
     size: int
@@ -37,9 +37,9 @@ class AuxiliaryConvolution:
         """At most one."""
         return ("bn",) if self.normalise else ()
 
-    def __call__(self, weights, norms, x):
+    def __call__(self, weights, norms, state):
         """Convolution [- BatchNorm] - ReLU."""
-        h = tf.nn.conv2d(x, weights["conv/kernel"], 1, "VALID")
+        h = tf.nn.conv2d(state.whole, weights["conv/kernel"], 1, "VALID")
         return tf.nn.relu(norms("bn", h) if self.normalise else h)
 
 

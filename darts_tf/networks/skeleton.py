@@ -7,14 +7,15 @@ import tensorflow as tf
 
 from darts_tf.errors import InputError
 from darts_tf.space import functional
-from darts_tf.space.block import View, kernel_initializer
+from darts_tf.space.block import OfWhole, View, kernel_initializer
+from darts_tf.space.dual import bilinear, linear, read, total, value
 from darts_tf.space.primitives import Shapes
 
 MINIMUM_IMAGE_SIZE = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class StemFunction:
+class StemFunction(OfWhole):
     """[ReLU,] (3x3 convolution, BatchNorm), the stride 1 or 2, as the function of a block."""
 
     stride: int = 1
@@ -28,9 +29,9 @@ class StemFunction:
         """One."""
         return ("bn",)
 
-    def __call__(self, weights, norms, x):
+    def __call__(self, weights, norms, state):
         """Convolves and normalises; no activation follows."""
-        x = tf.nn.relu(x) if self.relu_first else x
+        x = tf.nn.relu(state.whole) if self.relu_first else state.whole
         return norms("bn", functional.convolution(x, weights["conv/kernel"], (self.stride,) * 2))
 
 
@@ -95,10 +96,9 @@ class Classifier(keras.layers.Layer):
 
     def call(self, x):
         """Pools and classifies."""
-        pooled = tf.reduce_mean(x, [1, 2])
-        return tf.matmul(pooled, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(
-            self.bias
-        )
+        pooled = linear(tf.reduce_mean)(x, [1, 2])
+        logits = bilinear(tf.matmul)(pooled, read(self.kernel))
+        return total([logits, linear(tf.broadcast_to)(read(self.bias), tf.shape(value(logits)))])
 
 
 def by_path(parts: dict[str, keras.layers.Layer], method: str) -> dict:

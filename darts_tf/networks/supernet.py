@@ -7,6 +7,7 @@ from darts_tf.genotype import CNN_PRIMITIVES, Genotype, derive, num_edges
 from darts_tf.networks import skeleton
 from darts_tf.space.block import Block, View
 from darts_tf.space.cells import SearchCell
+from darts_tf.space.dual import Dual, Number, along
 from darts_tf.space.primitives import activation_function, check_primitives
 
 STEM_MULTIPLIER = 3
@@ -131,20 +132,35 @@ class Supernet(keras.Model):
         """Computes the logits."""
         return self.forward(x, training)[-1]
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+    def forward(self, x: tf.Tensor, training: bool = False) -> list[Number]:
         """The outputs of stem, every cell, and the logits last."""
         skeleton.check_images(x, self.image_shape)
         weights = {
             False: tf.nn.softmax(tf.convert_to_tensor(self.alphas_normal)),
             True: tf.nn.softmax(tf.convert_to_tensor(self.alphas_reduce)),
         }
-        before_last = last = self.stem(x, training=training)
+        # `call`, not `__call__`: Keras lets only tensors into a layer, and `along` sends others.
+        before_last = last = self.stem.call(x, training=training)
         outputs = [last]
         for cell in self.cells:
             softmax = tf.cast(weights[cell.reduction], last.dtype)
-            before_last, last = last, cell(before_last, last, softmax, training=training)
+            before_last, last = last, cell.call(before_last, last, softmax, training=training)
             outputs.append(last)
-        return [*outputs, self.classifier(last)]
+        return [*outputs, self.classifier.call(last)]
+
+    def along(self, x: tf.Tensor, directions: list[tf.Tensor]) -> Dual:
+        """The logits in training, and their derivative as the weights move.
+
+        Args:
+            x: (batch, height, width, channels).
+            directions: The derivative of each of the weights, in the order of `network_parameters`.
+
+        Returns:
+            Value and derivative, (batch, num_classes) each. Running statistics stay as they are.
+        """
+        moving = dict(zip(map(id, self.network_parameters), directions, strict=True))
+        with along(moving):
+            return self.forward(x, training=True)[-1]
 
     def derive(self) -> Genotype:
         """The discrete cells of the present alphas, by the published rule (paper, section 2.4)."""

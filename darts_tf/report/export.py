@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.errors import InputError
-from darts_tf.space.functional import exporting
+from darts_tf.space.tracing import exporting
 
 ASSETS = ("genotype.json", "class_names.json")
 TOLERANCE = 1e-6

@@ -8,6 +8,7 @@ import tensorflow as tf
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.losses import per_example
 from darts_tf.search import bilevel
+from darts_tf.space.tracing import gradients_of
 
 SUM = tf.distribute.ReduceOp.SUM
 
@@ -138,7 +139,7 @@ class ArchitectureSearch(keras.Model):
         self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
 
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(w)
             loss, outputs, state = self._evaluate(train, w, alphas, reduce)
         g = _unflatten(tape.gradient(loss, w), variables)
@@ -212,13 +213,17 @@ class ArchitectureSearch(keras.Model):
             x,
             training=True,
         )
+        return self._mean_loss(y, outputs, weight, reduce), outputs, state
+
+    def _mean_loss(self, y, outputs, weight, reduce):
+        """This replica's share of the mean over the global batch."""
         losses = self.per_example_loss(y, outputs)
         if weight is None:
             total, count = tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype)
         else:
             weight = tf.cast(weight, losses.dtype)
             total, count = tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
-        return total / reduce(count), outputs, state
+        return total / reduce(count)
 
     def loss_function(self, batch, reduce=lambda tensor: tensor) -> bilevel.Loss:
         """The loss of a batch as a pure function of weights and alphas.
@@ -230,9 +235,30 @@ class ArchitectureSearch(keras.Model):
         Returns:
             A function (w, alphas) -> scalar; w one vector of all weights in the order of
             `network_parameters`, alphas a list of tensors. Nothing is assigned, running statistics
-            included.
+            included. It has a method `along` where the supernet has one.
         """
-        return lambda w, alphas: self._evaluate(batch, w, alphas, reduce)[0]
+
+        def loss(w, alphas):
+            return self._evaluate(batch, w, alphas, reduce)[0]
+
+        def along(w, alphas, v):
+            x, y, weight = batch
+            weights, architecture = (
+                self.supernet.network_parameters,
+                self.supernet.architecture_parameters,
+            )
+            given = [*zip(weights, _unflatten(w, weights), strict=True)]
+            given += zip(architecture, alphas, strict=True)
+            with keras.StatelessScope(state_mapping=given):
+                outputs, slope = self.supernet.along(x, _unflatten(v, weights))
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(outputs)
+                value = self._mean_loss(y, outputs, weight, reduce)
+            return tf.reduce_sum(tape.gradient(value, outputs) * slope)
+
+        if hasattr(self.supernet, "along"):
+            loss.along = along
+        return loss
 
     def _update_loss(self, metric, share, batch) -> None:
         """Adds the loss of a batch; the shares of all replicas sum to the global mean."""

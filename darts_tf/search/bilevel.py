@@ -23,9 +23,12 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from darts_tf.errors import unknown_name
+from darts_tf.space.tracing import gradients_of
 
 Alphas = list[tf.Tensor]
 Loss = Callable[[tf.Tensor, Alphas], tf.Tensor]
+"""A loss of (w, alpha). It may have a method `along(w, alpha, v)`, its derivative
+d/de L(w + e v, alpha) at e = 0, for `second_exact`."""
 Reduce = Callable[[tf.Tensor], tf.Tensor]
 
 FINITE_DIFFERENCE_STEP = 0.01
@@ -78,7 +81,7 @@ def _identity(tensor: tf.Tensor) -> tf.Tensor:
 
 def _alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor, Alphas]:
     """Loss and its gradient with respect to alpha."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    with gradients_of("alphas"), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(alphas)
         value = loss(w, alphas)
     return value, tape.gradient(value, alphas, unconnected_gradients="zero")
@@ -91,6 +94,20 @@ def first(validation_loss: Loss, w: tf.Tensor, alphas: Alphas) -> ArchitectureGr
     """
     value, g = _alpha_gradient(validation_loss, w, alphas)
     return ArchitectureGradient(g, value)
+
+
+def _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce):
+    """v = d/dw' L_val(w', alpha), the direct term d/dalpha L_val(w', alpha), and L_val there."""
+    with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(w)
+        value = train_loss(w, alphas)
+    w_prime = step(w, reduce(tape.gradient(value, w)))
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([w_prime, *alphas])
+        value = validation_loss(w_prime, alphas)
+    v, *direct = tape.gradient(value, [w_prime, *alphas], unconnected_gradients="zero")
+    return reduce(v), direct, value
 
 
 def second_fd(
@@ -116,17 +133,7 @@ def second_fd(
 
     Where v = 0 the product is 0 and g is the direct term (the authors' code divides by zero).
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(w)
-        value = train_loss(w, alphas)
-    w_prime = step(w, reduce(tape.gradient(value, w)))
-
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([w_prime, *alphas])
-        value = validation_loss(w_prime, alphas)
-    v, *direct = tape.gradient(value, [w_prime, *alphas], unconnected_gradients="zero")
-    v = reduce(v)
-
+    v, direct, value = _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce)
     norm = tf.norm(v)
     # 1 / (2R) and R v, both 0 where v = 0.
     half_inverse = norm / (2 * length)
@@ -147,9 +154,21 @@ def second_exact(
 ) -> ArchitectureGradient:
     """Second order without approximation: the derivative of the one-step objective (equation 6).
 
-    w' = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
-    g  = d/dalpha L_val(w'(alpha), alpha),  the total derivative, through the virtual step
+        w' = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
+        g  = d/dalpha L_val(w'(alpha), alpha),  the total derivative, through the virtual step
+
+    by nested tapes, or the same number in two parts (equation 7) where the training loss can be
+    differentiated along a direction, which needs less memory and a smaller graph:
+
+        v   = d/dw' L_val(w', alpha)
+        HVP = d/dalpha s,   s = d/de L_train(w + e v, alpha) at e = 0
+        g   = d/dalpha L_val(w', alpha) - xi * HVP
     """
+    if hasattr(train_loss, "along"):
+        v, direct, value = _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce)
+        _, hvp = _alpha_gradient(lambda w, alphas: train_loss.along(w, alphas, v), w, alphas)
+        g = [d - step.xi * h for d, h in zip(direct, hvp, strict=True)]
+        return ArchitectureGradient(g, value)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(alphas)
         with tf.GradientTape(watch_accessed_variables=False) as inner:

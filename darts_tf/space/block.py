@@ -11,7 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.space import functional
+from darts_tf.space.dual import Dual, Number, read
+from darts_tf.space.normalisation import MOMENTUM
 from darts_tf.space.primitives import Normalise, Primitive, Shapes, activation_function
+from darts_tf.space.state import State
+from darts_tf.space.tracing import is_exporting, replicas, wants_gradient_of
 
 
 class BatchNorms:
@@ -19,7 +23,7 @@ class BatchNorms:
 
     def __init__(
         self,
-        weights: Mapping[str, tf.Tensor],
+        weights: Mapping[str, Number],
         running: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
     ):
         """Makes them of the block's weights and running statistics.
@@ -32,17 +36,37 @@ class BatchNorms:
         self._running = running
         self.batch: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
 
-    def __call__(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        """Applies the BatchNorm of a name."""
+    def __call__(self, name: str, x: Number, scale: tf.Tensor | None = None) -> Number:
+        """Applies the BatchNorm of a name.
+
+        Args:
+            name: One of the block's BatchNorms.
+            x: (batch, height, width, channels).
+            scale: A scalar that the outcome is multiplied with, for BatchNorms without a scale of
+                their own.
+        """
         gamma, beta = self._weights.get(f"{name}/gamma"), self._weights.get(f"{name}/beta")
+        if scale is not None:
+            gamma = tf.fill([x.shape[-1]], scale)
         if self._running is not None:
             return functional.batch_norm_inference(x, *self._running[name], gamma, beta)
         y, *self.batch[name] = functional.batch_norm(x, gamma, beta)
         return y
 
-    def within(self, prefix: str) -> Normalise:
-        """The BatchNorms whose names begin with a prefix, by the rest of their names."""
-        return lambda name, x: self(f"{prefix}/{name}", x)
+    def within(self, prefix: str, scales: Mapping[str, tf.Tensor]) -> Normalise:
+        """The BatchNorms whose names begin with a prefix, by the rest of their names.
+
+        Args:
+            prefix: The prefix, without the slash.
+            scales: Scales by the rest of the name.
+        """
+        return lambda name, x: self(f"{prefix}/{name}", x, scales.get(name))
+
+
+def within(weights: Mapping[str, Number], prefix: str) -> dict[str, Number]:
+    """The weights whose names begin with a prefix, by the rest of their names."""
+    start = f"{prefix}/"
+    return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
 
 
 class BlockFunction(Protocol):
@@ -54,10 +78,32 @@ class BlockFunction(Protocol):
     def norms(self) -> tuple[str, ...]:
         """Names of the BatchNorms, each over `channels_out` channels."""
 
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors of `State` that it begins with."""
+
+    def state(self, **known: Number) -> State:
+        """The state of an input, `whole`, or of tensors that are computed already."""
+
     def __call__(
-        self, weights: Mapping[str, tf.Tensor], norms: BatchNorms, *inputs: tf.Tensor
-    ) -> tf.Tensor:
+        self,
+        weights: Mapping[str, Number],
+        norms: BatchNorms,
+        state: State,
+        *further: tf.Tensor,
+    ) -> Number:
         """Computes the output."""
+
+
+class OfWhole:
+    """What functions of the input itself share, which no other block reads in part."""
+
+    def reads(self) -> tuple[str, ...]:
+        """The input."""
+        return ("whole",)
+
+    def state(self, **known: Number) -> State:
+        """The input as a state."""
+        return State(**known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +123,17 @@ class PrimitiveFunction:
         """Those of the primitive."""
         return self.primitive.norms(self.stride, self.search)
 
-    def __call__(self, weights, norms, x):
-        """Applies the primitive to x."""
-        activation = activation_function(self.activation)
-        return self.primitive.apply(x, weights, norms, self.stride, self.search, activation)
+    def reads(self) -> tuple[str, ...]:
+        """What the primitive reads."""
+        return self.primitive.reads(self.stride)
+
+    def state(self, **known: Number) -> State:
+        """The state of an input at the stride."""
+        return State(self.stride, activation_function(self.activation), **known)
+
+    def __call__(self, weights, norms, state):
+        """Applies the primitive."""
+        return self.primitive.apply(state, weights, norms, self.stride, self.search)
 
 
 def kernel_initializer() -> keras.Initializer:
@@ -133,7 +186,8 @@ class Block(keras.layers.Layer):
             published runs.
 
     Call arguments:
-        inputs: (batch, height, width, channels_in) and whatever else the function takes.
+        x: (batch, height, width, channels_in).
+        *further: Whatever else the function takes.
         training: Whether BatchNorm uses the batch's statistics; the running ones are then updated.
     """
 
@@ -204,18 +258,23 @@ class Block(keras.layers.Layer):
             for part, kind in enumerate(("moving_mean", "moving_variance"))
         }
 
-    def call(self, *inputs, training=False):
-        """Applies the function."""
+    def call(self, x, *further, training=False):
+        """Applies the function to an input."""
+        return self.leave(self.function.state(whole=x), *further, training=training)
+
+    def leave(self, state: State, *further: tf.Tensor, training: bool = False) -> Number:
+        """Applies the function to a state that other blocks may share."""
+        inputs = (state.read(self.function.reads()), *further)
         training = bool(training) and self.statistics is not None
-        vector, statistics = (
-            None if variable is None else tf.convert_to_tensor(variable)
-            for variable in (self.vector, self.statistics)
-        )
+        vector = read(self.vector)
+        statistics = None if self.statistics is None else tf.convert_to_tensor(self.statistics)
         if not training:
             return _traced(self.function, self._layout, False)(vector, statistics, *inputs)
         y, batch = _traced(self.function, self._layout, True)(vector, None, *inputs)
-        kept = functional.MOMENTUM * statistics
-        self.statistics.assign(kept + (1 - functional.MOMENTUM) * tf.cast(batch, kept.dtype))
+        if isinstance(y, Dual):  # one of the search's virtual passes
+            return y
+        kept = MOMENTUM * statistics
+        self.statistics.assign(kept + (1 - MOMENTUM) * tf.cast(batch, kept.dtype))
         return y
 
 
@@ -231,14 +290,15 @@ class Layout:
         """Number of weights."""
         return sum(math.prod(shape) for _, shape in self.shapes)
 
-    def unpack(self, vector: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def unpack(self, vector: Number | None) -> dict[str, Number]:
         """The weights by name."""
         if vector is None:
             return {}
-        pieces = tf.split(vector, [math.prod(shape) for _, shape in self.shapes])
+        sizes = [math.prod(shape) for _, shape in self.shapes]
+        split = [tf.split(part, sizes) for part in tf.nest.flatten(vector)]
         return {
-            key: tf.reshape(piece, shape)
-            for (key, shape), piece in zip(self.shapes, pieces, strict=True)
+            key: tf.nest.pack_sequence_as(vector, [tf.reshape(piece, shape) for piece in pieces])
+            for (key, shape), *pieces in zip(self.shapes, *split, strict=True)
         }
 
 
@@ -249,24 +309,32 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
     hundreds of blocks is then a graph of calls to a few functions, several times faster to build
     than one flat graph.
     """
-    if functional.is_exporting() or functional.replicas() > 1:
+    if is_exporting() or replicas() > 1:
         # A reduction over replicas cannot be called from a nested function, nor can all converters
         # of graphs read one.
         return _plain(function, layout, training)
-    return _shared(function, layout, training)
+    constants = [what for what in ("weights", "alphas") if not wants_gradient_of(what)]
+    return _shared(function, layout, training, *constants)
 
 
-def _plain(function, layout, training):
-    def evaluate(vector, statistics, *inputs):
+def _plain(function, layout, training, *constants):
+    def evaluate(vector, statistics, read, *further):
+        if "weights" in constants and vector is not None:
+            vector = tf.nest.map_structure(tf.stop_gradient, vector)
+        if "alphas" in constants:
+            further = tuple(map(tf.stop_gradient, further))
         running = None
         if not training and statistics is not None:
             rows = zip(*map(tf.unstack, tf.unstack(statistics)), strict=True)
             running = dict(zip(layout.norms, rows, strict=True))
         weights = layout.unpack(vector)
         norms = BatchNorms(weights, running)
-        y = function(weights, norms, *inputs)
+        state = function.state(**dict(zip(function.reads(), read, strict=True)))
+        y = function(weights, norms, state, *further)
         if not training:
             return y
+        if isinstance(y, Dual):
+            return y, None
         means, variances = zip(*(norms.batch[name] for name in layout.norms), strict=True)
         return y, tf.stack([tf.stack(means), tf.stack(variances)])
 
@@ -274,9 +342,9 @@ def _plain(function, layout, training):
 
 
 @functools.cache
-def _shared(function, layout, training):
+def _shared(function, layout, training, *constants):
     return tf.function(
-        _plain(function, layout, training),
+        _plain(function, layout, training, *constants),
         autograph=False,
         # Kept whole at run time too: inlining them all makes the graph optimizer run for minutes.
         experimental_attributes={"_noinline": True},

@@ -11,8 +11,15 @@ import keras
 import tensorflow as tf
 
 from darts_tf.space.block import Block, PrimitiveFunction, View
+from darts_tf.space.dual import Number, join, total
 from darts_tf.space.mixed import MixedOperation
-from darts_tf.space.primitives import FACTORIZED_REDUCE, RELU_CONV_BN, primitive
+from darts_tf.space.primitives import (
+    FACTORIZED_REDUCE,
+    RELU_CONV_BN,
+    activation_function,
+    primitive,
+)
+from darts_tf.space.state import State
 
 INPUT_NODES = 2
 
@@ -48,6 +55,7 @@ class Cell(keras.layers.Layer):
     ):
         super().__init__(name=name)
         self.reduction = reduction
+        self._activation = activation_function(activation)
         first = FACTORIZED_REDUCE if reduction_before else RELU_CONV_BN
         self.preprocess = []
         for index, (operation, width) in enumerate(
@@ -75,13 +83,17 @@ class Cell(keras.layers.Layer):
             f"{b.name}/{key}": v for b in self.blocks() for key, v in b.named_statistics().items()
         }
 
-    def input_nodes(
-        self, before_last: tf.Tensor, last: tf.Tensor, training: bool
-    ) -> list[tf.Tensor]:
+    def state(self, node: Number, stride: int = 1) -> State:
+        """The state of a node, which the operations on all edges that leave it share."""
+        return State(stride, self._activation, whole=node)
+
+    def input_nodes(self, before_last: tf.Tensor, last: tf.Tensor, training: bool) -> list[State]:
         """Nodes 0 and 1."""
-        inputs = (before_last, last)
         return [
-            block(x, training=training) for block, x in zip(self.preprocess, inputs, strict=True)
+            self.state(block.call(x, training=training), stride_of_edge(source, self.reduction))
+            for source, (block, x) in enumerate(
+                zip(self.preprocess, (before_last, last), strict=True)
+            )
         ]
 
 
@@ -131,11 +143,11 @@ class SearchCell(Cell):
         rows = iter(tf.unstack(softmax))
         for incoming in self.nodes:
             mixed = [
-                operation(state, next(rows), training=training)
+                operation.leave(state, next(rows), training=training)
                 for operation, state in zip(incoming, states, strict=True)
             ]
-            states.append(tf.add_n(mixed))
-        return tf.concat(states[INPUT_NODES:], -1)
+            states.append(self.state(total(mixed)))
+        return join([state.whole for state in states[INPUT_NODES:]])
 
 
 class DerivedCell(Cell):
@@ -191,9 +203,9 @@ class DerivedCell(Cell):
             kept = []
             for source in sources:
                 operation, droppable = next(operations)
-                y = operation(states[source], training=training)
+                y = operation.leave(states[source], training=training)
                 if keep is not None and droppable:
                     y *= tf.cast(next(factors), y.dtype)[:, None, None, None]
                 kept.append(y)
-            states.append(tf.add_n(kept))
-        return tf.concat([states[node] for node in self.concat], -1)
+            states.append(self.state(tf.add_n(kept)))
+        return tf.concat([states[node].whole for node in self.concat], -1)

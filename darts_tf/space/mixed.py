@@ -1,9 +1,14 @@
 """The mixed operation (paper, equation 2): every candidate on one edge, weighted by a softmax."""
 
 import dataclasses
+import itertools
 
-from darts_tf.space.block import Block
+import tensorflow as tf
+
+from darts_tf.space.block import Block, within
+from darts_tf.space.dual import scaled, total
 from darts_tf.space.primitives import Shapes, activation_function, primitive
+from darts_tf.space.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,29 +37,43 @@ class MixedFunction:
             for norm in primitive(name).norms(self.stride, search=True)
         )
 
-    def __call__(self, weights, norms, x, softmax):
+    def reads(self) -> tuple[str, ...]:
+        """What the candidates read of the state, each tensor once."""
+        read = (primitive(name).reads(self.stride) for name in self._computing)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(read)))
+
+    def state(self, **known: tf.Tensor) -> State:
+        """The state that the edge leaves."""
+        return State(self.stride, activation_function(self.activation), **known)
+
+    @property
+    def _computing(self) -> tuple[str, ...]:
+        """The candidates without `none`, which adds 0 * x: two passes over memory for nothing."""
+        return tuple(name for name in self.primitives if name != "none")
+
+    def __call__(self, weights, norms, state, softmax):
         """Sums the candidates.
 
         Args:
             weights: The candidates' weights by name.
             norms: The candidates' BatchNorms.
-            x: (batch, height, width, channels).
+            state: The state that the edge leaves: (batch, height, width, channels).
             softmax: (candidates,) the mixing weights: softmax(alpha) of this edge.
 
         Returns:
             (batch, height / stride, width / stride, channels).
         """
-        activation = activation_function(self.activation)
-        total = 0.0
-        for index, name in enumerate(self.primitives):
-            own = {
-                key.removeprefix(f"{name}/"): weight
-                for key, weight in weights.items()
-                if key.startswith(f"{name}/")
-            }
-            y = primitive(name).apply(x, own, norms.within(name), self.stride, True, activation)
-            total += softmax[index] * y
-        return total
+        p = dict(zip(self.primitives, tf.unstack(softmax), strict=True))
+        terms = []
+        for name in self._computing:
+            candidate, own = primitive(name), within(weights, name)
+            applied = candidate.norms(self.stride, search=True)
+            # Where a candidate ends with BatchNorm, p is its scale, which it has not otherwise in
+            # the search: the product needs no pass of its own, forward or backward.
+            scales = {applied[-1]: p[name]} if applied else {}
+            y = candidate.apply(state, own, norms.within(name, scales), self.stride, True)
+            terms.append(y if applied else scaled(y, p[name]))
+        return total(terms)
 
 
 class MixedOperation(Block):

@@ -9,16 +9,18 @@ form has both scale and shift, and bare pools (authors' networks; the paper's re
 undo the mixing weights).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.space import functional
+from darts_tf.space.dual import join, symmetric
+from darts_tf.space.state import Activation, State
 
 Shapes = dict[str, tuple[int, ...]]
 Normalise = Callable[[str, tf.Tensor], tf.Tensor]
-Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Primitive:
@@ -32,24 +34,27 @@ class Primitive:
         """Names of the BatchNorms, each over `channels_out` channels."""
         return ()
 
+    def reads(self, stride: int) -> tuple[str, ...]:
+        """Names of the tensors of `State` that `apply` begins with."""
+        return ("whole",)
+
     def apply(
         self,
-        x: tf.Tensor,
+        state: State,
         kernels: Mapping[str, tf.Tensor],
         normalise: Normalise,
         stride: int,
         search: bool,
-        activation: Activation,
     ) -> tf.Tensor:
         """Computes (batch, H, W, channels in) -> (batch, H / stride, W / stride, channels out).
 
         Args:
-            x: The input; odd sizes are rounded up when divided by the stride.
+            state: The input; odd sizes are rounded up when divided by the stride.
             kernels: The weights named by `kernels`.
-            normalise: Applies the BatchNorm of a name to a tensor.
+            normalise: Applies the BatchNorm of a name to a tensor; the last named by `norms` is
+                applied last.
             stride: 1 or 2.
             search: Search form or evaluation form.
-            activation: ReLU in the published space.
         """
         raise TypeError(
             f"{type(self).__name__} must define apply(), the tensor function of the primitive."
@@ -59,24 +64,28 @@ class Primitive:
 class Zero(Primitive):
     """No connection. It takes part in the softmax, and never in a derived cell."""
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def apply(self, state, kernels, normalise, stride, search):
         """0 * x at the output's size; a NaN or infinity in x shows."""
-        return x[:, ::stride, ::stride] * 0
+        return state.whole[:, ::stride, ::stride] * 0
 
 
 class Pool(Primitive):
     """3x3 pooling, followed by BatchNorm in the search form only."""
 
-    def __init__(self, pool: Callable[[tf.Tensor, int], tf.Tensor]):
-        self.pool = pool
+    def __init__(self, pooled: str):
+        self.pooled = pooled
 
     def norms(self, stride, search):
         """One in the search form, none in the evaluation form."""
         return ("bn",) if search else ()
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def reads(self, stride):
+        """The pooled state."""
+        return (self.pooled,)
+
+    def apply(self, state, kernels, normalise, stride, search):
         """pool [- BatchNorm]."""
-        y = self.pool(x, stride)
+        (y,) = state.read(self.reads(stride))
         return normalise("bn", y) if search else y
 
 
@@ -100,11 +109,15 @@ class SeparableConvolution(Primitive):
         """Two."""
         return ("bn1", "bn2")
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def reads(self, stride):
+        """The activated state."""
+        return ("activated",)
+
+    def apply(self, state, kernels, normalise, stride, search):
         """No BatchNorm and no activation between a depthwise and its 1x1 convolution."""
-        h = functional.depthwise(activation(x), kernels["dw1/kernel"], stride)
+        h = functional.depthwise(state.activated, kernels["dw1/kernel"], stride)
         h = normalise("bn1", functional.pointwise(h, kernels["pw1/kernel"]))
-        h = functional.depthwise(activation(h), kernels["dw2/kernel"])
+        h = functional.depthwise(state.activation(h), kernels["dw2/kernel"])
         return normalise("bn2", functional.pointwise(h, kernels["pw2/kernel"]))
 
 
@@ -125,10 +138,21 @@ class DilatedConvolution(Primitive):
         """One."""
         return ("bn",)
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
-        """Activation - depthwise - 1x1 - BatchNorm."""
-        h = functional.depthwise(activation(x), kernels["dw/kernel"], stride, dilation=2)
-        return normalise("bn", functional.pointwise(h, kernels["pw/kernel"]))
+    def reads(self, stride):
+        """The activated state, taken apart: dilation 2 on the whole is dilation 1 on its phases."""
+        return ("activated", "phases") if stride == 1 else ("even_pixels",)
+
+    def apply(self, state, kernels, normalise, stride, search):
+        """Activation - depthwise - 1x1 - BatchNorm.
+
+        At stride 2 only even pixels meet a kernel of dilation 2: its padding k - 1 is even.
+        """
+        phased = stride == 1 and state.phases.shape[1] != state.activated.shape[1]
+        x = state.phases if stride == 1 else state.even_pixels
+        dilation = 1 if phased or stride == 2 else 2
+        h = functional.depthwise(x, kernels["dw/kernel"], 1, dilation)
+        y = normalise("bn", functional.pointwise(h, kernels["pw/kernel"]))
+        return functional.merge_phases(y) if phased else y
 
 
 class Convolution1x7Then7x1(Primitive):
@@ -145,9 +169,13 @@ class Convolution1x7Then7x1(Primitive):
         """One."""
         return ("bn",)
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def reads(self, stride):
+        """The activated state."""
+        return ("activated",)
+
+    def apply(self, state, kernels, normalise, stride, search):
         """The stride is horizontal in the first convolution and vertical in the second."""
-        h = functional.convolution(activation(x), kernels["conv1x7/kernel"], (1, stride))
+        h = functional.convolution(state.activated, kernels["conv1x7/kernel"], (1, stride))
         h = functional.convolution(h, kernels["conv7x1/kernel"], (stride, 1))
         return normalise("bn", h)
 
@@ -163,9 +191,13 @@ class ReluConvBn(Primitive):
         """One."""
         return ("bn",)
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def reads(self, stride):
+        """The activated state."""
+        return ("activated",)
+
+    def apply(self, state, kernels, normalise, stride, search):
         """Activation - 1x1 - BatchNorm."""
-        return normalise("bn", functional.pointwise(activation(x), kernels["conv/kernel"]))
+        return normalise("bn", functional.pointwise(state.activated, kernels["conv/kernel"]))
 
 
 class FactorizedReduce(Primitive):
@@ -188,14 +220,15 @@ class FactorizedReduce(Primitive):
         """One over both halves."""
         return ("bn",)
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
+    def reads(self, stride):
+        """Two of the four phases of the activated state."""
+        return ("even_pixels", "odd_pixels")
+
+    def apply(self, state, kernels, normalise, stride, search):
         """Pixels (0, 0), (0, 2), ... first, then (1, 1), (1, 3), ..."""
-        h = activation(x)
-        height, width = (h.shape[axis] or tf.shape(h)[axis] for axis in (1, 2))
-        h = tf.pad(h, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
-        even = functional.pointwise(h[:, ::2, ::2], kernels["conv1/kernel"])
-        odd = functional.pointwise(h[:, 1::2, 1::2], kernels["conv2/kernel"])
-        return normalise("bn", tf.concat([even, odd], -1))
+        even = functional.pointwise(state.even_pixels, kernels["conv1/kernel"])
+        odd = functional.pointwise(state.odd_pixels, kernels["conv2/kernel"])
+        return normalise("bn", join([even, odd]))
 
 
 class SkipConnect(Primitive):
@@ -209,11 +242,15 @@ class SkipConnect(Primitive):
         """None at stride 1."""
         return () if stride == 1 else FACTORIZED_REDUCE.norms(stride, search)
 
-    def apply(self, x, kernels, normalise, stride, search, activation):
-        """x itself at stride 1."""
+    def reads(self, stride):
+        """The state itself at stride 1."""
+        return ("whole",) if stride == 1 else FACTORIZED_REDUCE.reads(stride)
+
+    def apply(self, state, kernels, normalise, stride, search):
+        """The state itself at stride 1."""
         if stride == 1:
-            return x
-        return FACTORIZED_REDUCE.apply(x, kernels, normalise, stride, search, activation)
+            return state.whole
+        return FACTORIZED_REDUCE.apply(state, kernels, normalise, stride, search)
 
 
 RELU_CONV_BN = ReluConvBn()
@@ -221,8 +258,8 @@ FACTORIZED_REDUCE = FactorizedReduce()
 
 PRIMITIVES: dict[str, Primitive] = {
     "none": Zero(),
-    "max_pool_3x3": Pool(functional.max_pool),
-    "avg_pool_3x3": Pool(functional.average_pool),
+    "max_pool_3x3": Pool("max_pooled"),
+    "avg_pool_3x3": Pool("average_pooled"),
     "skip_connect": SkipConnect(),
     "sep_conv_3x3": SeparableConvolution(3),
     "sep_conv_5x5": SeparableConvolution(5),
@@ -234,9 +271,8 @@ PRIMITIVES: dict[str, Primitive] = {
 """Every primitive by name; a new one is a class here and a name in `darts_tf.genotype`."""
 
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": tf.nn.relu,
-    "softplus": tf.nn.softplus,
-    "tanh": tf.tanh,
+    name: functools.partial(symmetric, function)
+    for name, function in (("relu", tf.nn.relu), ("softplus", tf.nn.softplus), ("tanh", tf.tanh))
 }
 """ReLU as published; the smooth ones have no kinks, for numeric checks of second derivatives."""
 

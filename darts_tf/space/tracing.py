@@ -1,0 +1,56 @@
+"""How graphs are made: for export, under a strategy, for which device."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+_exporting = contextvars.ContextVar("exporting", default=False)
+_gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alphas"))
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """Within it, graphs are made for inference elsewhere: one flat graph of stock operations."""
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
+
+
+def is_exporting() -> bool:
+    """Whether the graph that is being made is one to export."""
+    return _exporting.get()
+
+
+@contextlib.contextmanager
+def gradients_of(*wanted: str) -> Iterator[None]:
+    """Within it, only these gradients are taken of what is computed: "weights", "alphas".
+
+    The functions of blocks are kept whole in the graph, so what is not wanted of their gradients
+    would be computed and thrown away; this leaves it out.
+    """
+    token = _gradients_of.set(wanted)
+    try:
+        yield
+    finally:
+        _gradients_of.reset(token)
+
+
+def wants_gradient_of(what: str) -> bool:
+    """Whether a gradient with respect to "weights" or "alphas" may be taken."""
+    return what in _gradients_of.get()
+
+
+def replicas() -> int:
+    """Number of replicas whose batches form one global batch; 1 outside a replica context."""
+    if tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def on_gpu() -> bool:
+    """Whether there is a GPU, for which TensorFlow's stock kernels are the fast ones."""
+    return bool(tf.config.list_physical_devices("GPU"))
