@@ -139,7 +139,9 @@ def second_fd(
     half_inverse = norm / (2 * length)
     displacement = length * tf.math.divide_no_nan(v, norm)
     _, plus = _alpha_gradient(train_loss, w + displacement, alphas)
-    _, minus = _alpha_gradient(train_loss, w - displacement, alphas)
+    with tf.control_dependencies(plus):  # one after the other: half the memory
+        w_minus = w - displacement
+    _, minus = _alpha_gradient(train_loss, w_minus, alphas)
     g = [d - step.xi * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
     return ArchitectureGradient(g, value)
 

@@ -36,23 +36,23 @@ def batch_norm(
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     gamma = tf.ones([x.shape[-1]], dtype) if gamma is None else tf.cast(gamma, dtype)
     beta = tf.zeros([x.shape[-1]], dtype) if beta is None else tf.cast(beta, dtype)
-    if replicas() == 1 and x.dtype != tf.float64:
-        # The fused kernel takes a quarter of the time, and has no float64.
-        return _fused(x, gamma, beta)
+    if _is_fused(x):
+        return _fused(x, gamma, beta)[:3]
     wide = tf.cast(x, dtype)
     mean, variance, count = _moments(wide)
     y = (wide - mean) * tf.math.rsqrt(variance + EPSILON) * gamma + beta
     return tf.cast(y, x.dtype), mean, variance * count / tf.maximum(count - 1, 1)
 
 
-def _along(x: Dual, gamma: Number | None, beta: Number | None) -> Dual:
-    """BatchNorm of a `Dual`; its Jacobian gamma r P (see `_fused_backward`) is symmetric."""
-    if not isinstance(gamma, Dual):
-        return symmetric(lambda x: batch_norm(x, gamma, beta)[0], x)
-    normalised = symmetric(lambda x: batch_norm(x)[0], x)
-    y = bilinear(tf.multiply)(normalised, gamma)
-    shift = Dual(tf.broadcast_to(beta.value, tf.shape(y.value)), beta.tangent + tf.zeros_like(y[1]))
-    return total([y, shift])
+def _is_fused(x: Number) -> bool:
+    """Whether the fused kernel serves: it takes a quarter of the time, and has no float64."""
+    return replicas() == 1 and x.dtype != tf.float64
+
+
+def _fused(x, gamma, beta):
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=EPSILON, is_training=True
+    )
 
 
 def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -73,76 +73,70 @@ def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return mean, variance, count
 
 
+def _along(x: Dual, gamma: Number | None, beta: Number | None) -> Dual:
+    """BatchNorm of a `Dual`: y' = J x', with a Jacobian J = gamma r P that is symmetric."""
+    if isinstance(gamma, Dual):
+        normalised = _along(x, None, None)
+        shift = Dual(*(tf.broadcast_to(part, tf.shape(normalised.value)) for part in beta))
+        return total([bilinear(tf.multiply)(normalised, gamma), shift])
+    if not _is_fused(x) or beta is not None:
+        return symmetric(lambda x: batch_norm(x, gamma, beta)[0], x)
+    gamma = tf.ones([x.shape[-1]]) if gamma is None else gamma
+    fused = _fused(x.value, gamma, tf.zeros_like(gamma))
+    return Dual(fused.y, _jacobian_product(x.tangent, x.value, gamma, *fused[1:6]))
+
+
 @tf.custom_gradient
-def _fused(x, gamma, beta):
-    y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=EPSILON, is_training=True
-    )[:6]
-    # Else a gradient of the gradient would go through this kernel too, for nothing.
+def _jacobian_product(v, x, gamma, mean, variance, *reserved):
+    """gamma r P v by the fused kernel of the backward pass, for J is symmetric.
+
+    With n = batch * height * width, r = 1 / sqrt(biased variance + epsilon), x^ = (x - mean) r and
+    P v = v - mean(v) - x^ mean(v x^). For a cotangent c:
+
+        of v       gamma r P c
+        of gamma   sum(c r P v)
+        of x       - r / n (sum(c gamma r P v) x^ + sum(v x^) gamma r P c + sum(c x^) gamma r P v)
+
+    The stock second derivative of the kernel is right too, but takes some thirty passes over memory
+    where these are ten.
+    """
     mean, variance, *reserved = map(tf.stop_gradient, (mean, variance, *reserved))
 
-    def backward(dy, *_):  # the statistics are for evaluation: nothing is learned from them
-        # Identities, because they belong to the graph of the gradient: a gradient of it could not
-        # reach tensors of this one.
-        return _fused_backward(dy, *map(tf.identity, (x, gamma, mean, variance, *reserved)))
-
-    return (y, mean, variance), backward
-
-
-@tf.custom_gradient
-def _fused_backward(dy, x, gamma, mean, variance, *reserved):
-    """Gradients with respect to x, gamma and beta, by the fused kernel.
-
-    The stock second derivative of that kernel is right too, but takes some thirty passes over
-    memory. With n = batch * height * width, r = 1 / sqrt(biased variance + epsilon),
-    x^ = (x - mean) r and the symmetric projection P v = v - mean(v) - x^ mean(v x^):
-
-        dx = gamma r P dy,    dgamma = sum(dy x^),    dbeta = sum(dy)
-
-    and for cotangents c of dx, c_gamma of dgamma, c_beta of dbeta:
-
-        of dy      gamma r P c + c_gamma x^ + c_beta
-        of gamma   sum(c r P dy)
-        of x       c_gamma r P dy
-                   - gamma r / n (sum(c r P dy) x^ + sum(dy x^) r P c + sum(c x^) r P dy)
-    """
-
-    def kernel(v, scale):  # scale r P v, sum(v x^), sum(v)
-        means, deviations, rest = reserved
+    def kernel(v):  # gamma r P v, sum(v x^), sum(v)
         return tf.raw_ops.FusedBatchNormGradV3(
             y_backprop=v,
             x=x,
-            scale=scale,
-            reserve_space_1=means,
-            reserve_space_2=deviations,
-            reserve_space_3=rest,
+            scale=gamma,
+            reserve_space_1=reserved[0],
+            reserve_space_2=reserved[1],
+            reserve_space_3=reserved[2],
             epsilon=EPSILON,
             is_training=True,
         )[:3]
 
-    def backward_of_backward(c, c_gamma, c_beta):
+    def backward(c):
         n = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype)
-        r = tf.math.rsqrt(variance * (n - 1) / n + EPSILON)
-        ones = tf.ones_like(gamma)
-        rp_dy, dy_along, _ = kernel(dy, ones)
-        rp_c, c_along, _ = kernel(c, ones)
-        overlap = tf.reduce_sum(tf.cast(c * rp_dy, gamma.dtype), [0, 1, 2])
-        factor = gamma * r / n
-        of_dy = _affine([(gamma, rp_c), (c_gamma * r, x)], c_beta - c_gamma * r * mean)
-        of_x = _affine(
-            [(c_gamma - factor * c_along, rp_dy), (-factor * dy_along, rp_c)]
-            + [(-factor * overlap * r, x)],
-            factor * overlap * r * mean,
+        biased = variance * (n - 1) / n
+        factor = -tf.math.rsqrt(biased + EPSILON) / n
+        product, v_along, _ = kernel(v)  # anew, not kept: memory is scarcer than time here
+        of_v, c_along, _ = kernel(c)
+        overlap = tf.reduce_sum(tf.cast(c * product, gamma.dtype), [0, 1, 2])
+        normalised = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=factor * overlap,
+            offset=tf.zeros_like(gamma),
+            mean=mean,
+            variance=biased,
+            epsilon=EPSILON,
+            is_training=False,
+        ).y
+        others = (
+            t * tf.cast(factor * f, x.dtype) for t, f in ((of_v, v_along), (product, c_along))
         )
-        return (of_dy, of_x, overlap, *[None] * (2 + len(reserved)))
+        of_x = tf.add_n([normalised, *others])
+        return (of_v, of_x, tf.math.divide_no_nan(overlap, gamma), *[None] * (2 + len(reserved)))
 
-    return tuple(kernel(dy, gamma)), backward_of_backward
-
-
-def _affine(terms: list[tuple[tf.Tensor, tf.Tensor]], shift: tf.Tensor) -> tf.Tensor:
-    """sum of factor * tensor, plus shift; factors and shift are (channels,)."""
-    scaled = [tf.cast(factor, t.dtype) * t for factor, t in terms]
-    return tf.add_n(scaled) + tf.cast(shift, scaled[0].dtype)
+    return kernel(v)[0], backward
 
 
 def batch_norm_inference(
