@@ -64,6 +64,11 @@ def read(variable: keras.Variable | None) -> Number | None:
     return now if directions is None else Dual(now, directions[id(variable)])
 
 
+def is_dual(*numbers: Number) -> bool:
+    """Whether one of them has a derivative."""
+    return any(isinstance(number, Dual) for number in numbers)
+
+
 def value(x: Number) -> tf.Tensor:
     """The value without its derivative."""
     return x.value if isinstance(x, Dual) else x
@@ -76,7 +81,7 @@ def tangent(x: Number) -> tf.Tensor | None:
 
 def total(terms: Sequence[Number]) -> Number:
     """The sum: of values, and of derivatives."""
-    if not any(isinstance(term, Dual) for term in terms):
+    if not is_dual(*terms):
         return tf.add_n(terms)
     tangents = [tangent(term) for term in terms if tangent(term) is not None]
     return Dual(tf.add_n([value(t) for t in terms]), tf.add_n(tangents) if tangents else None)
@@ -84,7 +89,7 @@ def total(terms: Sequence[Number]) -> Number:
 
 def join(parts: Sequence[Number]) -> Number:
     """Joined in the last axis: values, and derivatives."""
-    if not any(isinstance(part, Dual) for part in parts):
+    if not is_dual(*parts):
         return tf.concat(parts, -1)
     values = [value(part) for part in parts]
     tangents = [
@@ -112,7 +117,7 @@ def bilinear(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def apply(x, kernel, *settings, **named):
-        if not isinstance(x, Dual) and not isinstance(kernel, Dual):
+        if not is_dual(x, kernel):
             return function(x, kernel, *settings, **named)
         terms = []
         if tangent(x) is not None:

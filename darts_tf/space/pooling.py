@@ -2,17 +2,11 @@
 
 import tensorflow as tf
 
+from darts_tf.space.convolution import pad
 from darts_tf.space.dual import Dual, Number, linear
 from darts_tf.space.tracing import is_exporting
 
 SIZE = 3
-
-
-def pad(x: tf.Tensor, vertical: int, horizontal: int, value: float = 0.0) -> tf.Tensor:
-    """Pads symmetrically, as the published networks do; "SAME" does not at stride 2."""
-    return tf.pad(
-        x, [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]], constant_values=value
-    )
 
 
 def max_pool(x: Number, stride: int) -> Number:

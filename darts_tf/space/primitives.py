@@ -115,10 +115,10 @@ class SeparableConvolution(Primitive):
 
     def apply(self, state, kernels, normalise, stride, search):
         """No BatchNorm and no activation between a depthwise and its 1x1 convolution."""
-        h = functional.depthwise(state.activated, kernels["dw1/kernel"], stride)
-        h = normalise("bn1", functional.pointwise(h, kernels["pw1/kernel"]))
-        h = functional.depthwise(state.activation(h), kernels["dw2/kernel"])
-        return normalise("bn2", functional.pointwise(h, kernels["pw2/kernel"]))
+        h, k = state.activated, kernels
+        h = functional.separable(h, k["dw1/kernel"], k["pw1/kernel"], stride)
+        h = state.activation(normalise("bn1", h))
+        return normalise("bn2", functional.separable(h, k["dw2/kernel"], k["pw2/kernel"]))
 
 
 class DilatedConvolution(Primitive):
@@ -148,10 +148,13 @@ class DilatedConvolution(Primitive):
         At stride 2 only even pixels meet a kernel of dilation 2: its padding k - 1 is even.
         """
         phased = stride == 1 and state.phases.shape[1] != state.activated.shape[1]
-        x = state.phases if stride == 1 else state.even_pixels
-        dilation = 1 if phased or stride == 2 else 2
-        h = functional.depthwise(x, kernels["dw/kernel"], 1, dilation)
-        y = normalise("bn", functional.pointwise(h, kernels["pw/kernel"]))
+        x, k = state.phases if stride == 1 else state.even_pixels, kernels
+        if phased or stride == 2:
+            y = functional.separable(x, k["dw/kernel"], k["pw/kernel"])
+        else:
+            y = functional.depthwise(x, k["dw/kernel"], dilation=2)
+            y = functional.pointwise(y, k["pw/kernel"])
+        y = normalise("bn", y)
         return functional.merge_phases(y) if phased else y
 
 
