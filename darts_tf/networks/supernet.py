@@ -7,8 +7,9 @@ from darts_tf.genotype import CNN_PRIMITIVES, Genotype, derive, num_edges
 from darts_tf.networks import skeleton
 from darts_tf.space.block import Block, View
 from darts_tf.space.cells import SearchCell
-from darts_tf.space.dual import Dual, Number, along
+from darts_tf.space.dual import Dual, Number, along, current_directions
 from darts_tf.space.primitives import activation_function, check_primitives
+from darts_tf.space.recompute import recomputed
 
 STEM_MULTIPLIER = 3
 
@@ -30,6 +31,8 @@ class Supernet(keras.Model):
         image_shape: (height, width, channels) of the images; 8 px and up.
         primitives: Candidates on every edge, in the order of alpha's columns.
         activation: Activation of the candidates; a smooth one serves numeric checks.
+        recompute: Whether a gradient computes each cell again instead of keeping what is inside:
+            the same numbers with less memory and more time.
 
     Input: (batch, height, width, channels) normalised images. Output: (batch, num_classes) logits.
 
@@ -50,6 +53,7 @@ class Supernet(keras.Model):
         image_shape: tuple[int, int, int] = (32, 32, 3),
         primitives: tuple[str, ...] = CNN_PRIMITIVES,
         activation: str = "relu",
+        recompute: bool = False,
         name: str = "supernet",
     ):
         super().__init__(name=name)
@@ -71,6 +75,7 @@ class Supernet(keras.Model):
             "image_shape": list(self.image_shape),
             "primitives": list(self.primitives),
             "activation": activation,
+            "recompute": recompute,
             "name": name,
         }
         before_last = last = STEM_MULTIPLIER * init_channels
@@ -140,11 +145,13 @@ class Supernet(keras.Model):
             True: tf.nn.softmax(tf.convert_to_tensor(self.alphas_reduce)),
         }
         # `call`, not `__call__`: Keras lets only tensors into a layer, and `along` sends others.
+        x = tf.cast(x, self.compute_dtype)
         before_last = last = self.stem.call(x, training=training)
         outputs = [last]
         for cell in self.cells:
             softmax = tf.cast(weights[cell.reduction], last.dtype)
-            before_last, last = last, cell.call(before_last, last, softmax, training=training)
+            through = _recomputed if self._config["recompute"] and training else _kept
+            before_last, last = last, through(cell, before_last, last, softmax, training)
             outputs.append(last)
         return [*outputs, self.classifier.call(last)]
 
@@ -174,3 +181,34 @@ class Supernet(keras.Model):
     def get_config(self):
         """The constructor's arguments."""
         return dict(self._config)
+
+
+def _kept(cell: SearchCell, before_last, last, softmax, training: bool) -> Number:
+    return cell.call(before_last, last, softmax, training=training)
+
+
+def _recomputed(cell: SearchCell, before_last, last, softmax, training: bool) -> Number:
+    """The same, as a pure function of everything that it reads."""
+    blocks = cell.blocks()
+    weights = [block.vector for block in blocks if block.vector is not None]
+    statistics = [block.statistics for block in blocks if block.statistics is not None]
+    directions = current_directions()
+
+    def compute(before_last, last, softmax, values, moving, tangents):
+        given = [*zip(weights, values, strict=True), *zip(statistics, moving, strict=True)]
+        with keras.StatelessScope(state_mapping=given) as scope, along(tangents or None):
+            y = cell.call(before_last, last, softmax, training=training)
+        return y, [scope.get_current_value(variable) for variable in statistics]
+
+    y, updated = recomputed(
+        compute,
+        before_last,
+        last,
+        softmax,
+        [tf.convert_to_tensor(v) for v in weights],
+        [tf.convert_to_tensor(v) for v in statistics],
+        {id(v): directions[id(v)] for v in weights} if directions else {},
+    )
+    for variable, value in zip(statistics, updated, strict=True):
+        variable.assign(value)
+    return y

@@ -43,17 +43,22 @@ _directions = contextvars.ContextVar("directions", default=None)
 
 
 @contextlib.contextmanager
-def along(directions: Mapping[int, tf.Tensor]) -> Iterator[None]:
+def along(directions: Mapping[int, tf.Tensor] | None) -> Iterator[None]:
     """Within it, weights are `Dual`.
 
     Args:
-        directions: The derivative of each weight, by the id of its variable.
+        directions: The derivative of each weight, by the id of its variable; None for tensors.
     """
     token = _directions.set(directions)
     try:
         yield
     finally:
         _directions.reset(token)
+
+
+def current_directions() -> Mapping[int, tf.Tensor] | None:
+    """What `along` was given; None outside of it."""
+    return _directions.get()
 
 
 def read(variable: keras.Variable | None) -> Number | None:
