@@ -27,6 +27,7 @@ from darts_tf.errors import unknown_name
 Alphas = list[tf.Tensor]
 Loss = Callable[[tf.Tensor, Alphas], tf.Tensor]
 Reduce = Callable[[tf.Tensor], tf.Tensor]
+Gradient = Callable[[Loss, Loss, tf.Tensor, Alphas, "VirtualStep", Reduce], "ArchitectureGradient"]
 
 FINITE_DIFFERENCE_STEP = 0.01
 """Length of the step in weight space of the finite difference (paper, footnote 2)."""
@@ -38,25 +39,35 @@ ORDERS = ("first", "second_fd", "second_exact")
 class VirtualStep:
     """One step of gradient descent on w that is computed, not taken.
 
-    It is what SGD with momentum would do next, without clipping:
+    It is what SGD with momentum would do next, without clipping unless told to:
 
-        w' = w - xi * (mu * b + g + lambda * w)
+        w' = w - xi * (mu * b + c * g + lambda * w),  c = min(1, clip_norm / (|g| + 1e-6))
 
     Attributes:
         xi: Learning rate.
         momentum: mu; 0 for the paper's plain step.
         buffer: b, the momentum buffer of the weight optimizer; a vector like w.
         weight_decay: lambda.
+        clip_norm: Largest norm of g; None for c = 1. c counts as a constant: no gradient passes
+            through it.
     """
 
     xi: tf.Tensor | float
     momentum: tf.Tensor | float = 0.0
     buffer: tf.Tensor | float = 0.0
     weight_decay: tf.Tensor | float = 0.0
+    clip_norm: float | None = None
 
     def __call__(self, w: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
         """w' for the gradient g of L_train at w."""
+        g = g * self.clip_factor(g) if self.clip_norm is not None else g
         return w - self.xi * (self.momentum * self.buffer + g + self.weight_decay * w)
+
+    def clip_factor(self, g: tf.Tensor) -> tf.Tensor:
+        """c for the gradient g."""
+        if self.clip_norm is None:
+            return tf.ones([], g.dtype)
+        return tf.stop_gradient(tf.minimum(self.clip_norm / (tf.norm(g) + 1e-6), 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +87,7 @@ def _identity(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def _alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor, Alphas]:
+def alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor, Alphas]:
     """Loss and its gradient with respect to alpha."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(alphas)
@@ -89,7 +100,7 @@ def first(validation_loss: Loss, w: tf.Tensor, alphas: Alphas) -> ArchitectureGr
 
     g = d/dalpha L_val(w, alpha)
     """
-    value, g = _alpha_gradient(validation_loss, w, alphas)
+    value, g = alpha_gradient(validation_loss, w, alphas)
     return ArchitectureGradient(g, value)
 
 
@@ -104,11 +115,11 @@ def second_fd(
 ) -> ArchitectureGradient:
     """Second order as published: a central difference for the second derivative (equation 8).
 
-        w'  = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
+        w'  = w - xi * (mu * b + c * d/dw L_train(w, alpha) + lambda * w)
         v   = d/dw' L_val(w', alpha)
         R   = length / |v|
         HVP = [d/dalpha L_train(w + R v, alpha) - d/dalpha L_train(w - R v, alpha)] / (2 R)
-        g   = d/dalpha L_val(w', alpha) - xi * HVP
+        g   = d/dalpha L_val(w', alpha) - xi * c * HVP
 
     On a network with ReLU or max pooling the difference is dominated by units that cross their kink
     between w - R v and w + R v, and its cosine to the exact product is low; `second_exact` has no
@@ -119,7 +130,9 @@ def second_fd(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(w)
         value = train_loss(w, alphas)
-    w_prime = step(w, reduce(tape.gradient(value, w)))
+    g_train = reduce(tape.gradient(value, w))
+    w_prime = step(w, g_train)
+    scale = step.xi * step.clip_factor(g_train)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([w_prime, *alphas])
@@ -131,9 +144,9 @@ def second_fd(
     # 1 / (2R) and R v, both 0 where v = 0.
     half_inverse = norm / (2 * length)
     displacement = length * tf.math.divide_no_nan(v, norm)
-    _, plus = _alpha_gradient(train_loss, w + displacement, alphas)
-    _, minus = _alpha_gradient(train_loss, w - displacement, alphas)
-    g = [d - step.xi * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
+    _, plus = alpha_gradient(train_loss, w + displacement, alphas)
+    _, minus = alpha_gradient(train_loss, w - displacement, alphas)
+    g = [d - scale * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
     return ArchitectureGradient(g, value)
 
 
@@ -147,7 +160,7 @@ def second_exact(
 ) -> ArchitectureGradient:
     """Second order without approximation: the derivative of the one-step objective (equation 6).
 
-    w' = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
+    w' = w - xi * (mu * b + c * d/dw L_train(w, alpha) + lambda * w)
     g  = d/dalpha L_val(w'(alpha), alpha),  the total derivative, through the virtual step
     """
     with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -161,7 +174,7 @@ def second_exact(
 
 
 def architecture_gradient(
-    order: str,
+    order: str | Gradient,
     train_loss: Loss,
     validation_loss: Loss,
     w: tf.Tensor,
@@ -172,7 +185,8 @@ def architecture_gradient(
     """The architecture gradient of an order by name.
 
     Args:
-        order: "first", "second_fd" or "second_exact".
+        order: "first", "second_fd" or "second_exact"; or a function with the arguments of
+            `second_exact`.
         train_loss: L_train.
         validation_loss: L_val.
         w: The weights as one vector.
@@ -184,6 +198,8 @@ def architecture_gradient(
         InputError: The order is not known; the message lists the known ones.
     """
     alphas = list(alphas)
+    if callable(order):
+        return order(train_loss, validation_loss, w, alphas, step, reduce)
     if order == "first":
         return first(validation_loss, w, alphas)
     if order == "second_fd":
