@@ -145,7 +145,8 @@ def second_fd(
     half_inverse = norm / (2 * length)
     displacement = length * tf.math.divide_no_nan(v, norm)
     _, plus = alpha_gradient(train_loss, w + displacement, alphas)
-    _, minus = alpha_gradient(train_loss, w - displacement, alphas)
+    with tf.control_dependencies(plus):  # one after the other: half the memory
+        _, minus = alpha_gradient(train_loss, tf.identity(w - displacement), alphas)
     g = [d - scale * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
     return ArchitectureGradient(g, value)
 

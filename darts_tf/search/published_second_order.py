@@ -99,7 +99,8 @@ class PublishedSecondOrder:
         half_inverse = norm / (2 * length)
         displacement = length * tf.math.divide_no_nan(v, norm)
         _, plus = bilevel.alpha_gradient(train_loss, w + displacement, alphas)
-        _, minus = bilevel.alpha_gradient(train_loss, w - displacement, alphas)
+        with tf.control_dependencies(plus):
+            _, minus = bilevel.alpha_gradient(train_loss, tf.identity(w - displacement), alphas)
         g = [
             d - step.xi * c * (p - m) * half_inverse
             for d, p, m in zip(direct, plus, minus, strict=True)

@@ -47,10 +47,6 @@ def _uniform():
     return keras.initializers.RandomUniform(-INITIAL_RANGE, INITIAL_RANGE)
 
 
-def _ones_like_state(mask: tf.Tensor | None, state: tf.Tensor) -> tf.Tensor:
-    return tf.ones_like(state) if mask is None else mask
-
-
 @keras.saving.register_keras_serializable(package="darts_tf")
 class RecurrentSearchCell(keras.layers.Layer):
     """The cell of the recurrent search: every node mixes all primitives of all earlier nodes.
@@ -112,16 +108,22 @@ class RecurrentSearchCell(keras.layers.Layer):
             )
             for kind, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
         )
+        # One function of each kind for each node: they are traced once for each number of states.
         self._node = [
             fused(
-                lambda pre, states, p: mixed_node(pre, states, p, self.primitives),
-                separate=(2,),
+                lambda pre, p, *states: mixed_node(pre, tf.stack(states), p, self.primitives),
+                separate=(1,),
                 jit_compile=jit_compile,
             )
             for _ in range(num_nodes)
         ]
+        # Not compiled, XLA's products being slower; here for what it keeps for the gradient, which
+        # is each state once and not once more for each node that reads it.
+        self._product = [
+            fused(_product_of_all, separate=(0,), jit_compile=False) for _ in range(num_nodes)
+        ]
         self._highway = fused(highway, jit_compile=jit_compile)
-        self._normalise = fused(_normalise_and_mask, jit_compile=jit_compile)
+        self._normalise = fused(batch_norm, jit_compile=jit_compile)
         self.built = True
 
     def call(
@@ -144,7 +146,7 @@ class RecurrentSearchCell(keras.layers.Layer):
             training: Whether BatchNorm takes the moments of the batch, not the running ones.
         """
         n, nodes = self.width, self.num_nodes
-        hidden_mask = _ones_like_state(hidden_mask, hidden)
+        hidden_mask = tf.ones_like(hidden) if hidden_mask is None else hidden_mask
         masked = inputs if input_mask is None else inputs * input_mask
         W0 = tf.convert_to_tensor(self.W0)
         W = [tf.convert_to_tensor(w) for w in self.W]
@@ -156,24 +158,16 @@ class RecurrentSearchCell(keras.layers.Layer):
 
         def normalise(x):
             if training:
-                return self._normalise(x, hidden_mask)
-            s = (x - running[0]) * tf.math.rsqrt(running[1] + EPSILON)
-            return s, s * hidden_mask, *running
+                return self._normalise(x)
+            return (x - running[0]) * tf.math.rsqrt(running[1] + EPSILON), *running
 
         def step(xW, h):
             pre = xW + tf.matmul(h * hidden_mask, W0[n:])
-            s, s_masked, mean, variance = normalise(self._highway(pre, h))
-            states, masked, means, variances = [s], [s_masked], [mean], [variance]
+            states, means, variances = ([first] for first in normalise(self._highway(pre, h)))
             for i in range(nodes):
-                # All predecessors' products of a node are one: (i batch, n) x (n, 2 n).
-                pre = tf.matmul(tf.concat(masked, 0), W[i])
-                pre = tf.reshape(pre, [i + 1, *h.shape[:1], 2 * n])
-                s, s_masked, mean, variance = normalise(
-                    self._node[i](pre, tf.stack(states), rows[i])
-                )
-                for collected, new in zip(
-                    (states, masked, means, variances), (s, s_masked, mean, variance), strict=True
-                ):
+                pre = self._product[i](W[i], hidden_mask, *states)
+                node = normalise(self._node[i](pre, rows[i], *states))
+                for collected, new in zip((states, means, variances), node, strict=True):
                     collected.append(new)
             output = tf.add_n(states[1:]) / nodes
             return output, tf.stack(states), tf.stack(means), tf.stack(variances)
@@ -214,10 +208,11 @@ class RecurrentSearchCell(keras.layers.Layer):
         }
 
 
-def _normalise_and_mask(x, mask):
-    """(s, s o m_h, mean, variance) of a node's sum."""
-    s, mean, variance = batch_norm(x)
-    return s, s * mask, mean, variance
+def _product_of_all(W, mask, *states):
+    """(s_j o m_h) W of i states as one product: (i batch, n) x (n, 2 n) -> (i, batch, 2 n)."""
+    stacked = tf.stack(states) * mask
+    pre = tf.matmul(tf.reshape(stacked, [-1, W.shape[0]]), W)
+    return tf.reshape(pre, [len(states), *mask.shape[:1], W.shape[1]])
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
