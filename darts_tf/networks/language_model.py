@@ -143,14 +143,26 @@ class LanguageModel(keras.Model):
 
     def call(self, x, training=False):
         """The logits of a window; carries the hidden state on."""
-        carried = self.hidden if training else self.evaluation_hidden
-        self._check(x, carried)
-        result = self.forward(x, tf.convert_to_tensor(carried), training)
-        carried.assign(result.hidden)
         if training:
-            self.steps_done.assign_add(1)
+            result = self.train_window(x)
             self.add_loss(result.penalty)
+            return result.logits
+        self._check(x, self.evaluation_hidden)
+        result = self.forward(x, tf.convert_to_tensor(self.evaluation_hidden))
+        self.evaluation_hidden.assign(result.hidden)
         return result.logits
+
+    def train_window(self, x: tf.Tensor) -> Forward:
+        """What a training window gives; carries the hidden state on and counts the step.
+
+        Args:
+            x: Word numbers, (`batch_size`, time).
+        """
+        self._check(x, self.hidden)
+        result = self.forward(x, tf.convert_to_tensor(self.hidden), training=True)
+        self.hidden.assign(result.hidden)
+        self.steps_done.assign_add(1)
+        return result
 
     def forward(
         self,
