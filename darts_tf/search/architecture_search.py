@@ -197,6 +197,8 @@ class ArchitectureSearch(keras.Model):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.supernet(x, training=False)
         losses = self.per_example_loss(y, outputs)
+        if weight is None:  # Keras would take the mean of each row of a matrix first
+            losses = tf.reshape(losses, [-1])
         self._train_loss.update_state(losses, sample_weight=weight)
         results = self.compute_metrics(x, y, outputs, weight)
         results.pop("arch_loss")

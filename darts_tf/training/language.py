@@ -64,13 +64,16 @@ class LanguageModelTraining(keras.Model):
         gradients = tape.gradient(loss, [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
         self.optimizer.apply(gradients, variables)
-        self._mean_loss.update_state(losses)
+        self._mean_loss.update_state(tf.reshape(losses, [-1]))
         return {"loss": self._mean_loss.result()}
 
     def test_step(self, data):
         """Adds a window to the mean."""
         x, y = data
-        self._mean_loss.update_state(token_cross_entropy(y, self.network(x, training=False)))
+        losses = token_cross_entropy(y, self.network(x, training=False))
+        # Word by word: of a matrix Keras would take the mean of each row first, and so weigh the
+        # words of a short window more.
+        self._mean_loss.update_state(tf.reshape(losses, [-1]))
         return {"loss": self._mean_loss.result()}
 
     def evaluate(self, *arguments, **options):

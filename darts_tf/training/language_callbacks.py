@@ -37,8 +37,10 @@ class StepLearningRate(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._rates[batch]
 
     def on_epoch_end(self, epoch, logs=None):
-        """Sets the base rate."""
+        """Sets the base rate, which is also what an earlier scheduler's record should say."""
         self.model.optimizer.learning_rate = self._base
+        if logs and "learning_rate" in logs:
+            logs["learning_rate"] = self._base
 
 
 class CarriedState(keras.callbacks.Callback):
