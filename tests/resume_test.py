@@ -19,8 +19,8 @@ TINY = ("--layers=1", "--init_channels=2", "--limit=64", "--batch_size=32", "--t
 SEARCH = ("search_cnn", "--order=second_fd", "--nodes=1", "--epochs=6", *TINY)
 TRAIN = ("train_cnn", "--epochs=5", "--cutout_length=3", "--drop_path_prob=0.3", *TINY)
 TEXT = ("--nhid=4", "--batch_size=4", "--evaluation_batch_size=2", "--bptt=12", "--threads=1")
-SEARCH_TEXT = ("search_rnn", "--order=first", "--nodes=1", "--epochs=6", "--limit=3000", *TEXT)
-TRAIN_TEXT = ("train_rnn", "--epochs=6", "--limit=3000", "--nonmono=0", "--learning_rate=60", *TEXT)
+SEARCH_TEXT = ("search_rnn", "--order=first", "--nodes=1", "--epochs=6", "--limit=3000", "--learning_rate=2", *TEXT)
+TRAIN_TEXT = ("train_rnn", "--epochs=6", "--limit=3000", "--nonmono=0", "--learning_rate=2", *TEXT)
 LINE = re.compile(r"\w+ epoch (\d+)/\d+  [\d.]+ s  ")
 
 

@@ -15,6 +15,10 @@ import tensorflow as tf
 
 _NUMBERS = itertools.count()
 
+_LOOP = "WhileBody"
+"""In the names of the graphs of a loop's body and of its gradients. Gradients in them are always
+built from the operations; elsewhere tapes, which do not know of overridden gradients, may do it."""
+
 
 def fused(
     function: Callable[..., Any], separate: Sequence[int] = (), jit_compile: bool = True
@@ -72,14 +76,20 @@ def fused(
 
     def call(*arguments):
         counts[:] = [len(arguments)]
-        results = compiled(*arguments)
         if tf.executing_eagerly():
-            return results
+            return compiled(*arguments)
+        graph = tf.compat.v1.get_default_graph()
+        if _LOOP in type(graph).__name__:
+            # Nothing but the gradient below is ever asked for here. TensorFlow need not prepare
+            # another for each call, which takes most of the tracing's time.
+            results = compiled(*map(tf.stop_gradient, arguments))
+        else:
+            results = compiled(*arguments)  # a tape takes the function's own gradient
         # The gradient reads its arguments from the operation that it belongs to. Those that
         # tf.custom_gradient keeps are of the graph in which the function was called, and the
         # gradient of a gradient of a loop is made in another.
         flat = tf.nest.flatten(results)
-        with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
+        with graph.gradient_override_map({"IdentityN": name}):
             tied = tf.identity_n([*flat, *map(tf.convert_to_tensor, arguments)])
         return tf.nest.pack_sequence_as(results, tied[: len(flat)])
 
