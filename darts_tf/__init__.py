@@ -11,10 +11,15 @@ _HOMES = {
     "darts_tf.errors": ["InputError"],
     "darts_tf.genotype": ["Genotype", "RecurrentGenotype", "derive"],
     "darts_tf.networks.evaluation": ["EvaluationNetwork"],
+    "darts_tf.networks.language": ["RecurrentEvaluationNetwork", "RecurrentSupernet"],
+    "darts_tf.networks.language_model": ["Regularization"],
     "darts_tf.networks.supernet": ["Supernet"],
     "darts_tf.report.export": ["export_saved_model"],
+    "darts_tf.report.export_text": ["export_language_model"],
     "darts_tf.report.plots": ["plot_alphas", "plot_genotype"],
     "darts_tf.search.architecture_search": ["ArchitectureSearch"],
+    "darts_tf.space.recurrent": ["RecurrentDerivedCell"],
+    "darts_tf.training.averaged_sgd": ["AveragedSGD"],
     "darts_tf.training.callbacks": [
         "AlphaHistory",
         "DropPathSchedule",
@@ -24,6 +29,7 @@ _HOMES = {
         "StopOnNotFinite",
     ],
     "darts_tf.training.evaluation": ["ArchitectureEvaluation"],
+    "darts_tf.training.language": ["LanguageModelTraining"],
     "darts_tf.training.optimizers": ["SGD", "Adam", "cosine_schedule", "exponential_schedule"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

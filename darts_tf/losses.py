@@ -29,3 +29,16 @@ def per_example(loss) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function (y, outputs) -> (batch,) losses, of a Keras loss, its name, or such a function."""
     loss = keras.losses.get(loss)
     return loss.call if isinstance(loss, keras.losses.Loss) else loss
+
+
+def token_cross_entropy(words: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The negative log-likelihood of each word.
+
+    Args:
+        words: (batch, time), integers.
+        logits: (batch, time, vocabulary).
+
+    Returns:
+        (batch, time).
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=words, logits=logits)

@@ -233,6 +233,8 @@ def begun(program, folder, *arguments):
     values = flags.FlagValues()
     program.define_flags(values)
     values(["program", *arguments, f"--workdir={folder}"])
+    if program is pipeline:
+        pipeline.settle(values)
     work_folder.prepare(values)
     (folder / "metrics.jsonl").write_text('{"epoch": 0}\n')
     return contents(folder)

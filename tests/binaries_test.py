@@ -131,6 +131,8 @@ def test_the_flags_of_a_run_are_read_back_with_flagfile(made, request):
         values = flags.FlagValues()
         made.program.define_flags(values)
         values(["program", *arguments])
+        if made.program is pipeline:
+            pipeline.settle(values)
         return {name: values[name].value for name in values}
 
     path = made.folder / "flags.txt"

@@ -1,6 +1,7 @@
 """The flagfiles: every one is accepted by its program, and the published ones hold what was
 published."""
 
+import dataclasses
 import importlib
 import pathlib
 import re
@@ -8,6 +9,7 @@ import re
 import pytest
 from absl import flags
 
+from darts_tf.bin import common, pipeline, search_cnn, search_rnn, text, train_cnn, train_rnn
 from tests.programs import FLAGS, ROOT
 
 FILES = sorted(path.name for path in FLAGS.glob("*"))
@@ -38,6 +40,42 @@ TRAIN = {
     "auxiliary_weight": 0.4,
     "test_every_epoch": False,
     "seed": 0,
+}
+LANGUAGE = {
+    "dataset": "text",
+    "vocabulary": "all",
+    "min_count": 1,
+    "evaluation_batch_size": 10,
+    "bptt": 35,
+    "learning_rate": 20.0,
+    "grad_clip": 0.25,
+    "dropout": 0.75,
+    "dropoutx": 0.75,
+    "dropouti": 0.2,
+    "alpha": 0.0,
+    "beta": 1e-3,
+}
+SEARCH_RNN = LANGUAGE | {
+    "published_quirks": False,
+    "epochs": 50,
+    "batch_size": 256,
+    "nhid": 300,
+    "nodes": 8,
+    "weight_decay": 5e-7,
+    "dropouth": 0.25,
+    "dropoute": 0.0,
+    "arch_learning_rate": 3e-3,
+    "arch_weight_decay": 1e-3,
+    "seed": 3,
+}
+TRAIN_RNN = LANGUAGE | {
+    "genotype": "DARTS_V2",
+    "epochs": 8000,
+    "batch_size": 64,
+    "test_batch_size": 1,
+    "nonmono": 5,
+    "dropoute": 0.1,
+    "seed": 1267,
 }
 PUBLISHED = {
     "search_cnn_cifar10_first_order.flags": SEARCH | {"order": "first"},
@@ -71,6 +109,10 @@ PUBLISHED = {
         "cutout": False,
         "label_smoothing": 0.1,
     },
+    "search_rnn_ptb_first_order.flags": SEARCH_RNN | {"order": "first"},
+    "search_rnn_ptb_second_order.flags": SEARCH_RNN | {"order": "second_fd"},
+    "train_rnn_ptb.flags": TRAIN_RNN | {"nhid": 850, "weight_decay": 8e-7, "dropouth": 0.25},
+    "train_rnn_wikitext2.flags": TRAIN_RNN | {"nhid": 700, "weight_decay": 5e-7, "dropouth": 0.15},
     "toy_bilevel.flags": {
         "xi": ["0", "0.2", "0.5", "0.7"],
         "steps": 100,
@@ -101,15 +143,17 @@ def parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     rest = values(["program", f"--flagfile=flags/{name}", "--workdir=x", "--undefok=workdir"])
     assert rest[1:] == []
+    if program is pipeline:
+        pipeline.settle(values)
     return values
 
 
 RUNNABLE = [name for name in FILES if name not in included()]
 
 
-def test_there_are_flagfiles_and_only_one_is_read_by_others():
-    assert included() == {"search_cnn_cifar10_base.flags"}
-    assert len(RUNNABLE) >= 9
+def test_there_are_flagfiles_and_two_are_read_by_others():
+    assert included() == {"search_cnn_cifar10_base.flags", "search_rnn_ptb_base.flags"}
+    assert len(RUNNABLE) >= 14
     assert all(pathlib.Path(name).suffix == ".flags" for name in FILES)
 
 
@@ -122,23 +166,17 @@ def test_the_head_names_a_command_with_this_file_and_what_to_expect(name):
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_program_accepts_every_line_and_its_settings_are_in_range(name, monkeypatch):
-    from darts_tf.bin import common
-    from darts_tf.bin.search_cnn import SearchSettings
-    from darts_tf.bin.train_cnn import TrainSettings
-
     values = parsed(name, monkeypatch)
     own = (FLAGS / name).read_text(encoding="utf-8").splitlines()
     named = [line[2:].split("=")[0] for line in own if line.startswith("--")]
     for flag in named:
         if flag != "flagfile":
             assert values[flag.removeprefix("no") if flag not in values else flag].present
-    for settings, first, prefixes in (
-        (SearchSettings, "arch_learning_rate", ("", "search_")),
-        (TrainSettings, "drop_path_prob", ("", "train_")),
-    ):
-        for prefix in prefixes:
-            if prefix + first in values:
-                common.settings_of(settings, values, prefix)
+    of_text = "dataset" in values and values.dataset in text.DATASETS
+    for prefix, settings in pipeline.STAGES["text" if of_text else "images"]:
+        for start in ("", prefix):
+            if all(start + field.name in values for field in dataclasses.fields(settings)):
+                common.settings_of(settings, values, start)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -147,19 +185,19 @@ def test_the_values_are_the_published_ones(name, monkeypatch):
     assert {flag: values[flag].value for flag in PUBLISHED[name]} == PUBLISHED[name]
 
 
-def test_the_defaults_of_search_and_training_are_the_published_ones_for_cifar10():
-    from darts_tf.bin.search_cnn import SearchSettings
-    from darts_tf.bin.train_cnn import TrainSettings
-
+def test_the_defaults_of_search_and_training_are_the_published_ones():
     for settings, name in (
-        (SearchSettings(), "search_cnn_cifar10_second_order.flags"),
-        (TrainSettings(), "train_cnn_cifar10.flags"),
+        (search_cnn.SearchSettings(), "search_cnn_cifar10_second_order.flags"),
+        (train_cnn.TrainSettings(), "train_cnn_cifar10.flags"),
+        (search_rnn.SearchSettings(), "search_rnn_ptb_second_order.flags"),
+        (train_rnn.TrainSettings(), "train_rnn_ptb.flags"),
     ):
         expected = {k: v for k, v in PUBLISHED[name].items() if hasattr(settings, k)}
+        assert len(expected) > 10
         assert {flag: getattr(settings, flag) for flag in expected} == expected
 
 
 def test_every_flagfile_is_run_by_a_test():
-    from tests.binaries_test import RUN_BY
+    from tests import binaries_rnn_test, binaries_test
 
-    assert sorted(RUN_BY) == FILES
+    assert sorted([*binaries_test.RUN_BY, *binaries_rnn_test.RUN_BY]) == FILES

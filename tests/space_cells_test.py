@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.genotype import CNN_PRIMITIVES
-from darts_tf.space.block import Block, BlockFunction, PrimitiveFunction, View
+from darts_tf.space.block import Block, BlockFunction, OfWhole, PrimitiveFunction, View
 from darts_tf.space.cells import DerivedCell, SearchCell, stride_of_edge
 from darts_tf.space.mixed import MixedOperation
 from darts_tf.space.primitives import primitive
+from darts_tf.space.tracing import gradients_of
 
 CHANNELS = 4
 
@@ -300,7 +301,7 @@ TRACES = []
 
 
 @dataclasses.dataclass(frozen=True)
-class CountedFunction:
+class CountedFunction(OfWhole):
     """Multiplies by a weight, and counts how often Python runs it."""
 
     tag: str
@@ -311,9 +312,9 @@ class CountedFunction:
     def norms(self):
         return ()
 
-    def __call__(self, weights, norms, x):
+    def __call__(self, weights, norms, state):
         TRACES.append(self.tag)
-        return x * weights["scale"]
+        return state.whole * weights["scale"]
 
 
 def test_blocks_of_equal_geometry_share_one_trace():
@@ -330,3 +331,23 @@ def test_blocks_of_equal_geometry_share_one_trace():
     assert TRACES.count("shared") == 2
     Block(CountedFunction("another"), 1, 1, affine=False)(x)
     assert (TRACES.count("shared"), TRACES.count("another")) == (2, 1)
+
+
+@pytest.mark.parametrize("wanted", ["weights", "alphas"])
+def test_blocks_share_a_trace_of_their_own_where_fewer_gradients_are_wanted(wanted):
+    """A trace that leaves gradients out must not serve whoever wants them, nor be made twice."""
+    tag = f"only {wanted}"
+    first, second = (Block(CountedFunction(tag), 1, 1, affine=False) for _ in range(2))
+    x = tf.ones([1, 2, 2, 1])
+
+    def gradient(block):
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(block(x))
+        return tape.gradient(y, block.vector.value)
+
+    for _ in range(2):
+        for block in (first, second):
+            with gradients_of(wanted):
+                assert (gradient(block) is None) == (wanted == "alphas")
+            np.testing.assert_array_equal(gradient(block), [4])
+    assert TRACES.count(tag) == 2

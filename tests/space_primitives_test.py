@@ -17,6 +17,7 @@ from darts_tf.space.primitives import (
     check_primitives,
     primitive,
 )
+from darts_tf.space.state import State
 
 SEPARABLE = {"dw1/kernel", "pw1/kernel", "dw2/kernel", "pw2/kernel"}
 REDUCE = {"conv1/kernel", "conv2/kernel"}
@@ -35,6 +36,10 @@ KERNELS = {
 }
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 TWICE_NORMALISED = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
+
+
+def state(x, stride=1):
+    return State(stride, activation_function("relu"), whole=tf.constant(x))
 
 
 def expected_norms(name, stride, search):
@@ -96,20 +101,21 @@ def test_number_of_weights(name, channels, count):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_none_gives_zeros(stride):
     x = tf.random.stateless_normal([2, 5, 6, 3], seed=[3, 4])
-    y = PrimitiveFunction(primitive("none"), stride, True)({}, None, x)
+    y = PrimitiveFunction(primitive("none"), stride, True)({}, None, state(x, stride))
     np.testing.assert_array_equal(y, np.zeros((2, -(-5 // stride), 6 // stride, 3)))
 
 
 def test_none_lets_a_nan_through():
     x = np.zeros((1, 2, 2, 1), np.float32)
     x[0, 0, 0] = np.nan
-    y = PrimitiveFunction(primitive("none"), 1, True)({}, None, tf.constant(x)).numpy()
+    y = PrimitiveFunction(primitive("none"), 1, True)({}, None, state(x)).numpy()
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
 
 
 def test_skip_connect_at_stride_1_is_the_identity_without_activation():
     x = tf.random.stateless_normal([2, 5, 6, 3], seed=[3, 4])
-    np.testing.assert_array_equal(PrimitiveFunction(primitive("skip_connect"))({}, None, x), x)
+    y = PrimitiveFunction(primitive("skip_connect"))({}, None, state(x))
+    np.testing.assert_array_equal(y, x)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)])
@@ -123,9 +129,7 @@ def test_factorized_reduction_reads_even_pixels_then_odd_ones(size, channels_out
     shapes = FACTORIZED_REDUCE.kernels(3, channels_out, 2)
     assert shapes == {key: tuple(kernel.shape) for key, kernel in kernels.items()}
 
-    y = FACTORIZED_REDUCE.apply(
-        tf.constant(x), kernels, lambda name, h: h, 2, True, tf.nn.relu
-    ).numpy()
+    y = FACTORIZED_REDUCE.apply(state(x, 2), kernels, lambda name, h: h, 2, True).numpy()
     positive = np.maximum(x, 0)
     for row in range(-(-size[0] // 2)):
         for column in range(-(-size[1] // 2)):
@@ -140,12 +144,11 @@ def test_preprocessing_is_activation_then_product_then_norm():
     random = np.random.default_rng(0)
     x, kernel = random.normal(size=(2, 3, 3, 2)), random.normal(size=(1, 1, 2, 4))
     y = RELU_CONV_BN.apply(
-        tf.constant(x),
+        state(x),
         {"conv/kernel": tf.constant(kernel)},
         lambda name, h: {"bn": 10 * h}[name],
         1,
         True,
-        tf.nn.relu,
     )
     np.testing.assert_allclose(y, 10 * (np.maximum(x, 0) @ kernel[0, 0]), rtol=0, atol=1e-12)
 
@@ -163,9 +166,7 @@ def test_separable_convolution_activates_and_normalises_twice():
     }
     shift = {"bn1": -1.0, "bn2": -3.0}
     x = np.array([-2.0, 0.5, 1.5, 4.0]).reshape(1, 2, 2, 1)
-    y = primitive("sep_conv_3x3").apply(
-        tf.constant(x), kernels, lambda name, h: h + shift[name], 1, True, tf.nn.relu
-    )
+    y = primitive("sep_conv_3x3").apply(state(x), kernels, lambda name, h: h + shift[name], 1, True)
     np.testing.assert_allclose(np.ravel(y), [-3, -3, -2.5, 0], rtol=0, atol=1e-12)
 
 
@@ -210,4 +211,4 @@ def test_a_search_space_keeps_its_order():
 
 def test_a_primitive_without_a_function_says_what_it_needs():
     with pytest.raises(TypeError, match=r"Primitive must define apply\(\)"):
-        Primitive().apply(None, {}, None, 1, True, tf.nn.relu)
+        Primitive().apply(None, {}, None, 1, True)

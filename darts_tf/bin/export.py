@@ -9,7 +9,7 @@ import sys
 
 from absl import flags
 
-from darts_tf.bin import common
+from darts_tf.bin import common, text
 from darts_tf.errors import InputError, unknown_name
 
 FORMATS = ("saved_model", "tflite")
@@ -31,6 +31,8 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
         if name not in FORMATS:
             raise unknown_name("export format", name, FORMATS)
     model, description = run / "model.keras", run / "data.json"
+    if (run / text.VOCABULARY).is_file():
+        return _export_language_model(run, output, formats)
     for path in (model, description):
         if not path.is_file():
             raise InputError(
@@ -62,6 +64,41 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
             f"Cannot write to {output}: {reason}. Name another folder with --output."
         ) from error
     return written
+
+
+def _export_language_model(
+    run: pathlib.Path, output: pathlib.Path, formats: list[str]
+) -> list[pathlib.Path]:
+    if formats != ["saved_model"]:
+        raise InputError(
+            "A language model is exported as saved_model only: TensorFlow Lite lacks its table of "
+            f"words. Received: --formats={','.join(formats)}."
+        )
+    model = run / "model.keras"
+    if not model.is_file():
+        raise InputError(
+            f"{model} does not exist: {run} is no work folder of a finished training. Name "
+            "one with --workdir, or finish the training by its own command."
+        )
+    import keras
+    import tensorflow as tf
+
+    from darts_tf.report.export_text import export_language_model
+
+    vocabulary = text.load_vocabulary(run)
+    try:
+        network = keras.models.load_model(model, compile=False)
+    except Exception as error:
+        raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
+    saved_model = output / "saved_model"
+    try:
+        export_language_model(network, saved_model, list(vocabulary.words))
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"Cannot write to {output}: {reason}. Name another folder with --output."
+        ) from error
+    return [saved_model]
 
 
 def _write_tflite(saved_model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:

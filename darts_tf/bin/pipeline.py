@@ -1,68 +1,142 @@
-"""From images to a deployed network: search, derive, train, export.
+"""From data to a deployed network: search, derive, train, export.
 
     python -m darts_tf.bin.pipeline --flagfile=flags/quickstart_digits.flags --workdir=RUN
+    python -m darts_tf.bin.pipeline --flagfile=flags/quickstart_text.flags --workdir=RUN
 
-The search is in RUN/search and the training in RUN/train; the results stand in RUN itself. The test
-part of the data is used once, at the very end.
+The data set decides what is searched: a convolutional cell for images, a recurrent one for text
+(--dataset=python_topics, or text). The search is in RUN/search and the training in RUN/train; the
+results stand in RUN itself. The test part of the data is used once, at the very end.
 """
 
+import dataclasses
 import pathlib
 import shutil
 import sys
 
 from absl import flags
 
-from darts_tf.bin import common, images, search_cnn, train_cnn, work_folder
+from darts_tf.bin import (
+    common,
+    images,
+    search_cnn,
+    search_rnn,
+    text,
+    train_cnn,
+    train_rnn,
+    work_folder,
+)
 from darts_tf.bin.export import export
-from darts_tf.bin.search_cnn import SearchSettings
-from darts_tf.bin.train_cnn import TrainSettings
+
+STAGES = {
+    "images": (("search_", search_cnn.SearchSettings), ("train_", train_cnn.TrainSettings)),
+    "text": (("search_", search_rnn.SearchSettings), ("train_", train_rnn.TrainSettings)),
+}
+"""The settings of the stages, with what their flags begin with, for images and for text."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags: those of the search with search_, of the training with train_."""
     work_folder.define_flag(values)
     images.define_flags(values)
-    common.define_settings(SearchSettings, search_cnn.HELP, values, prefix="search_")
-    common.define_settings(TrainSettings, train_cnn.HELP, values, prefix="train_")
+    values["dataset"].help += " Or a text: python_topics (built in), text (in --data_dir)."
+    text.define_flags(values)
+    helps = {search_rnn.SearchSettings: search_rnn.HELP, train_rnn.TrainSettings: train_rnn.HELP}
+    for (prefix, of_images), (_, of_text) in zip(*STAGES.values(), strict=True):
+        module = search_cnn if of_images is search_cnn.SearchSettings else train_cnn
+        common.define_settings(of_images, module.HELP, values, prefix)
+        known = {field.name: field.default for field in dataclasses.fields(of_images)}
+        new = []
+        for field in dataclasses.fields(of_text):
+            if field.name not in known:
+                new.append((field.name, field.type, field))
+            elif field.default != known[field.name]:
+                # What it is by default, only the data set tells: `settle`.
+                flag = values[prefix + field.name]
+                flag.help += (
+                    f" By default {known[field.name]} for images, {field.default} for text."
+                )
+                values.set_default(prefix + field.name, None)
+        only_text = dataclasses.make_dataclass("OnlyText", new)
+        common.define_settings(only_text, helps[of_text], values, prefix)
     common.define_device_flags(values)
+
+
+def settle(values: flags.FlagValues) -> str:
+    """Gives the flags their defaults for the kind of data; returns it, "images" or "text"."""
+    kind = "text" if values.dataset in text.DATASETS else "images"
+    for prefix, settings in STAGES[kind]:
+        for field in dataclasses.fields(settings):
+            if values[prefix + field.name].value is None:
+                values.set_default(prefix + field.name, field.default)
+    return kind
 
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    searching = common.settings_of(SearchSettings, values, prefix="search_")
-    training = common.settings_of(TrainSettings, values, prefix="train_")
+    kind = settle(values)
+    searching, training = (
+        common.settings_of(settings, values, prefix) for prefix, settings in STAGES[kind]
+    )
     work_folder.check(values)
-    common.configure_devices(values)
-    image_data = images.load(values)
-    streams = train_cnn.streams_of_images(training, image_data)
-    steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
-    common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
-    folder = work_folder.prepare(values)
-    for name in ("search", "train", "plots"):
-        (folder / name).mkdir(exist_ok=True)
-
-    genotype = search_cnn.search(searching, image_data, folder / "search")
-    metrics = train_cnn.train(training, genotype, values.dataset, streams, folder / "train")
-    saved_model = folder / "saved_model"
-    if not saved_model.exists():
-        export(folder / "train", folder, ["saved_model"])
-    _collect(folder)
+    run = _images if kind == "images" else _text
+    said, metrics = run(values, searching, training)
+    folder = pathlib.Path(values.workdir)
     print(
-        f"\ntest accuracy {100 * metrics['test_accuracy']:.2f} % with {metrics['weights']:,} "
-        f"weights\ngenotype     {folder / 'genotype.json'}\n"
+        f"\n{said}\ngenotype     {folder / 'genotype.json'}\n"
         f"cells        {folder / 'plots' / 'cells.svg'}\n"
-        f"SavedModel   {saved_model}\n"
+        f"SavedModel   {folder / 'saved_model'}\n"
         f"metrics      {folder / 'metrics.json'}",
         flush=True,
     )
     return common.DONE
 
 
-def _collect(folder: pathlib.Path) -> None:
-    """Copies what a user looks for from the two stages into the work folder itself."""
+def _images(values, searching, training) -> tuple[str, dict]:
+    """Both stages for images; returns what is said of them, and the final figures."""
+    common.configure_devices(values)
+    image_data = images.load(values)
+    streams = train_cnn.streams_of_images(training, image_data)
+    steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
+    common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
+    folder = _prepare(values)
+    genotype = search_cnn.search(searching, image_data, folder / "search")
+    metrics = train_cnn.train(training, genotype, values.dataset, streams, folder / "train")
+    _finish(folder, "data.json")
+    accuracy = f"{100 * metrics['test_accuracy']:.2f}"
+    return f"test accuracy {accuracy} % with {metrics['weights']:,} weights", metrics
+
+
+def _text(values, searching, training) -> tuple[str, dict]:
+    """Both stages for text."""
+    corpus = text.load(values)
+    common.configure_devices(values)
+    windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
+    steps = (
+        settings.epochs * len(w.windows(0))
+        for settings, w in zip((searching, training), windows, strict=True)
+    )
+    common.configure_devices(values, max(steps))
+    folder = _prepare(values)
+    genotype = search_rnn.search(searching, corpus, folder / "search")
+    metrics = train_rnn.train(training, genotype, corpus, folder / "train")
+    _finish(folder, text.VOCABULARY)
+    return train_rnn.report(metrics), metrics
+
+
+def _prepare(values) -> pathlib.Path:
+    folder = work_folder.prepare(values)
+    for name in ("search", "train", "plots"):
+        (folder / name).mkdir(exist_ok=True)
+    return folder
+
+
+def _finish(folder: pathlib.Path, description: str) -> None:
+    """Exports, and copies what a user looks for from the two stages into the work folder itself."""
+    if not (folder / "saved_model").exists():
+        export(folder / "train", folder, ["saved_model"])
     for stage, names in (
         ("search", ("genotype.json", "alphas.npz", "plots/cells.svg", "plots/alphas.png")),
-        ("train", ("metrics.json", "model.keras", "data.json")),
+        ("train", ("metrics.json", "model.keras", description)),
     ):
         for name in names:
             shutil.copyfile(folder / stage / name, folder / name)

@@ -153,7 +153,7 @@ def train(
     from darts_tf.training import loop
 
     keras.utils.set_random_seed(settings.seed)
-    _check_genotype(genotype, folder / "genotype.json")
+    check_genotype(genotype, folder / "genotype.json")
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_cnn"})
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
@@ -212,7 +212,7 @@ def train(
     return metrics
 
 
-def _check_genotype(genotype, path: pathlib.Path) -> None:
+def check_genotype(genotype, path: pathlib.Path) -> None:
     """Refuses to go on with other cells: a genotype file may have changed since the run began."""
     if path.exists() and genotypes.load(path) != genotype:
         raise InputError(

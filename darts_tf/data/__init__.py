@@ -1,4 +1,4 @@
-"""Data: image sets by name, augmentation, and resumable streams of paired batches."""
+"""Data: image sets and texts, augmentation, and resumable streams of paired batches."""
 
 from darts_tf.data.augmentation import (
     NO_AUGMENTATION,
@@ -10,20 +10,29 @@ from darts_tf.data.imagenet import ImageNetStreams, StreamedImages, imagenet_str
 from darts_tf.data.pairing import Pairing, pair
 from darts_tf.data.sources import ImageData, load_images, search_split
 from darts_tf.data.streams import ArrayStream, DatasetStream, evaluation_batches
+from darts_tf.data.text import Corpus, Vocabulary, builtin_corpus, load_corpus
+from darts_tf.data.windows import PairedWindows, TrainWindows, evaluation_windows
 
 __all__ = [
     "NO_AUGMENTATION",
     "ArrayStream",
     "Augmentation",
+    "Corpus",
     "DatasetStream",
     "ImageData",
     "ImageNetStreams",
+    "PairedWindows",
     "Pairing",
     "Statistics",
     "StreamedImages",
+    "TrainWindows",
+    "Vocabulary",
+    "builtin_corpus",
     "default_augmentation",
     "evaluation_batches",
+    "evaluation_windows",
     "imagenet_streams",
+    "load_corpus",
     "load_images",
     "pair",
     "search_split",

@@ -1,5 +1,6 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import keras
@@ -27,6 +28,12 @@ class SearchSpace(Protocol):
     def derive(self) -> Any:
         """The discrete architecture of the present alphas."""
 
+    # Optional: stream_state, a list of pairs of variables with trainable=False. The first of a
+    # pair belongs to the stream of training batches, the second is its counterpart for the stream
+    # of validation batches: with a validation batch the supernet finds the second's value in the
+    # first, and what it assigns there is kept in the second. A hidden state that is carried from
+    # batch to batch is such a variable; neither stream ever sees the other's.
+
 
 @keras.saving.register_keras_serializable(package="darts_tf")
 class ArchitectureSearch(keras.Model):
@@ -37,10 +44,17 @@ class ArchitectureSearch(keras.Model):
     the batch. The running statistics are updated by the weight step only. (In the authors' code
     every pass updates them, those at perturbed weights too. They affect evaluation only.)
 
+    Losses that the supernet adds with `add_loss`, and its weight regularizers, are part of the step
+    of w and not of the step of alpha (as in the authors' search of recurrent cells).
+
     Args:
         supernet: A built Keras model with `architecture_parameters`, `network_parameters` and
-            `derive()`.
-        order: "first", "second_fd" (as published) or "second_exact".
+            `derive()`; `SearchSpace` tells what it may offer beside.
+        order: "first", "second_fd" (as published) or "second_exact"; or a function with the
+            arguments of `bilevel.second_exact`.
+        clip_virtual_step: Whether the gradient in the virtual step is clipped to the weight
+            optimizer's `clip_norm`, as in the authors' search of recurrent cells; in their
+            convolutional one it is not.
 
     Use:
         search = ArchitectureSearch(supernet, order="second_exact")
@@ -52,13 +66,20 @@ class ArchitectureSearch(keras.Model):
         InputError: The order is not known, or the supernet lacks a member or is not built.
     """
 
-    def __init__(self, supernet: SearchSpace, order: str = "second_exact", name: str = "search"):
+    def __init__(
+        self,
+        supernet: SearchSpace,
+        order: str | bilevel.Gradient = "second_exact",
+        clip_virtual_step: bool = False,
+        name: str = "search",
+    ):
         super().__init__(name=name)
-        if order not in bilevel.ORDERS:
+        if not callable(order) and order not in bilevel.ORDERS:
             raise unknown_name("order", order, bilevel.ORDERS)
         _check_supernet(supernet)
         self.supernet = supernet
         self.order = order
+        self.clip_virtual_step = clip_virtual_step
         self._train_loss = keras.metrics.Mean(name="loss")
         self._validation_loss = keras.metrics.Mean(name="arch_loss")
         self.built = True
@@ -99,7 +120,8 @@ class ArchitectureSearch(keras.Model):
             # One iterator serves all epochs, so that the validation stream goes on where it was.
             options.setdefault("steps_per_epoch", x.steps_per_epoch)
             x = x.stream(options.get("initial_epoch", 0) * x.steps_per_epoch)
-        self._build_metrics(x)
+        if self._compile_metrics is not None:
+            self._build_metrics(x)
         options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
         return super().fit(x, **options)
 
@@ -129,7 +151,17 @@ class ArchitectureSearch(keras.Model):
         w = _flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         train_loss = self.loss_function(train, reduce)
-        validation_loss = self.loss_function(validation, reduce)
+        streams = getattr(self.supernet, "stream_state", [])
+        own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
+        kept = {}  # what the validation pass leaves in the variables of its stream
+
+        def validation_loss(w, alphas):
+            passed = self._evaluate(validation, w, alphas, reduce, own)
+            for variable, value in zip(
+                self.supernet.non_trainable_variables, passed.state, strict=True
+            ):
+                kept[id(variable)] = value
+            return passed.loss
 
         # Order of the paper's algorithm 1: alpha first.
         gradient = bilevel.architecture_gradient(
@@ -141,22 +173,33 @@ class ArchitectureSearch(keras.Model):
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(w)
-            loss, outputs, state = self._evaluate(train, w, alphas, reduce)
-        g = _unflatten(tape.gradient(loss, w), variables)
-        for variable, value in zip(self.supernet.non_trainable_variables, state, strict=True):
-            if not any(variable is a for a in self.supernet.architecture_parameters):
+            passed = self._evaluate(train, w, alphas, reduce)
+            # Each replica adds its share of the added losses, which are means over its batch.
+            added = [tf.cast(a, w.dtype) / context.num_replicas_in_sync for a in passed.added]
+            objective = tf.add_n([passed.loss, *added])
+        g = _unflatten(tape.gradient(objective, w), variables)
+        counterparts = [counterpart for _, counterpart in streams]
+        left_alone = [*self.supernet.architecture_parameters, *counterparts]
+        for variable, value in zip(
+            self.supernet.non_trainable_variables, passed.state, strict=True
+        ):
+            if not any(variable is a for a in left_alone):
                 variable.assign(value)
+        for variable, counterpart in streams:
+            counterpart.assign(kept[id(variable)])
         self.optimizer.apply(g, variables)
 
-        self._update_loss(self._train_loss, loss, train)
+        self._update_loss(self._train_loss, passed.loss, train)
         self._update_loss(self._validation_loss, gradient.validation_loss, validation)
-        return self.compute_metrics(train[0], train[1], outputs, train[2])
+        return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
 
     def test_step(self, data):
         """Evaluates the supernet with running statistics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.supernet(x, training=False)
         losses = self.per_example_loss(y, outputs)
+        if weight is None:  # Keras would take the mean of each row of a matrix first
+            losses = tf.reshape(losses, [-1])
         self._train_loss.update_state(losses, sample_weight=weight)
         results = self.compute_metrics(x, y, outputs, weight)
         results.pop("arch_loss")
@@ -170,24 +213,34 @@ class ArchitectureSearch(keras.Model):
         """The constructor's arguments."""
         return {
             "supernet": keras.saving.serialize_keras_object(self.supernet),
-            "order": self.order,
+            "order": (
+                self.order
+                if isinstance(self.order, str)
+                else keras.saving.serialize_keras_object(self.order)
+            ),
+            "clip_virtual_step": self.clip_virtual_step,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
         """The search of `get_config`."""
-        return cls(
-            **{**config, "supernet": keras.saving.deserialize_keras_object(config["supernet"])}
-        )
+        config = dict(config)
+        for name in ("supernet", "order"):
+            if not isinstance(config[name], str):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
 
     def _virtual_step(self) -> bilevel.VirtualStep:
         """The step that the weight optimizer would take next."""
         optimizer, variables = self.optimizer, self.supernet.network_parameters
         xi = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), variables[0].dtype)
         if hasattr(optimizer, "momentum_buffers"):
-            buffer = _flatten([tf.convert_to_tensor(b) for b in optimizer.momentum_buffers])
-            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, optimizer.l2)
+            buffer = 0.0
+            if optimizer.momentum:
+                buffer = _flatten([tf.convert_to_tensor(b) for b in optimizer.momentum_buffers])
+            clip_norm = optimizer.clip_norm if self.clip_virtual_step else None
+            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, optimizer.l2, clip_norm)
         if isinstance(optimizer, keras.optimizers.SGD) and not optimizer.nesterov:
             # Its decay w <- w - xi * lambda * w comes to the same here as lambda * w in g.
             decay = optimizer.weight_decay or 0.0
@@ -199,12 +252,20 @@ class ArchitectureSearch(keras.Model):
             return bilevel.VirtualStep(xi, optimizer.momentum, buffer, decay)
         return bilevel.VirtualStep(xi)
 
-    def _evaluate(self, batch, w, alphas, reduce):
-        """Loss (this replica's share of the global mean), outputs and state at w and alphas."""
+    def _evaluate(self, batch, w, alphas, reduce, given=None) -> "_Pass":
+        """One pass in training mode at w and alphas.
+
+        Args:
+            batch: (x, y, weight of each example or None).
+            w: One vector of all weights.
+            alphas: A list of tensors.
+            reduce: Sums over the replicas.
+            given: Values of further variables by their id; nothing is assigned.
+        """
         x, y, weight = batch
-        architecture = self.supernet.architecture_parameters
-        given = dict(zip(map(id, architecture), alphas, strict=True))
-        outputs, state = self.supernet.stateless_call(
+        given = dict(given or {})
+        given.update(zip(map(id, self.supernet.architecture_parameters), alphas, strict=True))
+        outputs, state, added = self.supernet.stateless_call(
             _unflatten(w, self.supernet.network_parameters),
             [
                 given.get(id(v), tf.convert_to_tensor(v))
@@ -212,8 +273,9 @@ class ArchitectureSearch(keras.Model):
             ],
             x,
             training=True,
+            return_losses=True,
         )
-        return self._mean_loss(y, outputs, weight, reduce), outputs, state
+        return _Pass(self._mean_loss(y, outputs, weight, reduce), outputs, state, added)
 
     def _mean_loss(self, y, outputs, weight, reduce):
         """This replica's share of the mean over the global batch."""
@@ -239,7 +301,7 @@ class ArchitectureSearch(keras.Model):
         """
 
         def loss(w, alphas):
-            return self._evaluate(batch, w, alphas, reduce)[0]
+            return self._evaluate(batch, w, alphas, reduce).loss
 
         def along(w, alphas, v):
             x, y, weight = batch
@@ -263,9 +325,24 @@ class ArchitectureSearch(keras.Model):
     def _update_loss(self, metric, share, batch) -> None:
         """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
         replicas = tf.cast(tf.distribute.get_replica_context().num_replicas_in_sync, share.dtype)
-        metric.update_state(
-            share * replicas, sample_weight=tf.cast(tf.shape(batch[1])[0], share.dtype)
-        )
+        metric.update_state(share * replicas, sample_weight=tf.cast(tf.size(batch[1]), share.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """What one pass gives.
+
+    Attributes:
+        loss: This replica's share of the global mean loss.
+        outputs: The supernet's.
+        state: The new values of its variables that are not trained, none of them assigned.
+        added: What it added with `add_loss`, and its weight regularizers' losses.
+    """
+
+    loss: tf.Tensor
+    outputs: tf.Tensor
+    state: list[tf.Tensor]
+    added: list[tf.Tensor]
 
 
 def _flatten(tensors: list[tf.Tensor]) -> tf.Tensor:

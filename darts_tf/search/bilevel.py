@@ -30,6 +30,7 @@ Loss = Callable[[tf.Tensor, Alphas], tf.Tensor]
 """A loss of (w, alpha). It may have a method `along(w, alpha, v)`, its derivative
 d/de L(w + e v, alpha) at e = 0, for `second_exact`."""
 Reduce = Callable[[tf.Tensor], tf.Tensor]
+Gradient = Callable[[Loss, Loss, tf.Tensor, Alphas, "VirtualStep", Reduce], "ArchitectureGradient"]
 
 FINITE_DIFFERENCE_STEP = 0.01
 """Length of the step in weight space of the finite difference (paper, footnote 2)."""
@@ -41,25 +42,35 @@ ORDERS = ("first", "second_fd", "second_exact")
 class VirtualStep:
     """One step of gradient descent on w that is computed, not taken.
 
-    It is what SGD with momentum would do next, without clipping:
+    It is what SGD with momentum would do next, without clipping unless told to:
 
-        w' = w - xi * (mu * b + g + lambda * w)
+        w' = w - xi * (mu * b + c * g + lambda * w),  c = min(1, clip_norm / (|g| + 1e-6))
 
     Attributes:
         xi: Learning rate.
         momentum: mu; 0 for the paper's plain step.
         buffer: b, the momentum buffer of the weight optimizer; a vector like w.
         weight_decay: lambda.
+        clip_norm: Largest norm of g; None for c = 1. c counts as a constant: no gradient passes
+            through it.
     """
 
     xi: tf.Tensor | float
     momentum: tf.Tensor | float = 0.0
     buffer: tf.Tensor | float = 0.0
     weight_decay: tf.Tensor | float = 0.0
+    clip_norm: float | None = None
 
     def __call__(self, w: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
         """w' for the gradient g of L_train at w."""
+        g = g * self.clip_factor(g) if self.clip_norm is not None else g
         return w - self.xi * (self.momentum * self.buffer + g + self.weight_decay * w)
+
+    def clip_factor(self, g: tf.Tensor) -> tf.Tensor:
+        """c for the gradient g."""
+        if self.clip_norm is None:
+            return tf.ones([], g.dtype)
+        return tf.stop_gradient(tf.minimum(self.clip_norm / (tf.norm(g) + 1e-6), 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +90,7 @@ def _identity(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def _alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor, Alphas]:
+def alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor, Alphas]:
     """Loss and its gradient with respect to alpha."""
     with gradients_of("alphas"), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(alphas)
@@ -92,22 +103,28 @@ def first(validation_loss: Loss, w: tf.Tensor, alphas: Alphas) -> ArchitectureGr
 
     g = d/dalpha L_val(w, alpha)
     """
-    value, g = _alpha_gradient(validation_loss, w, alphas)
+    value, g = alpha_gradient(validation_loss, w, alphas)
     return ArchitectureGradient(g, value)
 
 
 def _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce):
-    """v = d/dw' L_val(w', alpha), the direct term d/dalpha L_val(w', alpha), and L_val there."""
+    """What both second orders begin with.
+
+    Returns:
+        v = d/dw' L_val(w', alpha), the direct term d/dalpha L_val(w', alpha), L_val there, and
+        xi * c, the factor of the product with v.
+    """
     with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(w)
         value = train_loss(w, alphas)
-    w_prime = step(w, reduce(tape.gradient(value, w)))
+    g_train = reduce(tape.gradient(value, w))
+    w_prime = step(w, g_train)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([w_prime, *alphas])
         value = validation_loss(w_prime, alphas)
     v, *direct = tape.gradient(value, [w_prime, *alphas], unconnected_gradients="zero")
-    return reduce(v), direct, value
+    return reduce(v), direct, value, step.xi * step.clip_factor(g_train)
 
 
 def second_fd(
@@ -121,11 +138,11 @@ def second_fd(
 ) -> ArchitectureGradient:
     """Second order as published: a central difference for the second derivative (equation 8).
 
-        w'  = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
+        w'  = w - xi * (mu * b + c * d/dw L_train(w, alpha) + lambda * w)
         v   = d/dw' L_val(w', alpha)
         R   = length / |v|
         HVP = [d/dalpha L_train(w + R v, alpha) - d/dalpha L_train(w - R v, alpha)] / (2 R)
-        g   = d/dalpha L_val(w', alpha) - xi * HVP
+        g   = d/dalpha L_val(w', alpha) - xi * c * HVP
 
     On a network with ReLU or max pooling the difference is dominated by units that cross their kink
     between w - R v and w + R v, and its cosine to the exact product is low; `second_exact` has no
@@ -133,16 +150,18 @@ def second_fd(
 
     Where v = 0 the product is 0 and g is the direct term (the authors' code divides by zero).
     """
-    v, direct, value = _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce)
+    v, direct, value, scale = _at_virtual_weights(
+        train_loss, validation_loss, w, alphas, step, reduce
+    )
     norm = tf.norm(v)
     # 1 / (2R) and R v, both 0 where v = 0.
     half_inverse = norm / (2 * length)
     displacement = length * tf.math.divide_no_nan(v, norm)
-    _, plus = _alpha_gradient(train_loss, w + displacement, alphas)
+    _, plus = alpha_gradient(train_loss, w + displacement, alphas)
     with tf.control_dependencies(plus):  # one after the other: half the memory
         w_minus = w - displacement
-    _, minus = _alpha_gradient(train_loss, w_minus, alphas)
-    g = [d - step.xi * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
+    _, minus = alpha_gradient(train_loss, w_minus, alphas)
+    g = [d - scale * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
     return ArchitectureGradient(g, value)
 
 
@@ -156,7 +175,7 @@ def second_exact(
 ) -> ArchitectureGradient:
     """Second order without approximation: the derivative of the one-step objective (equation 6).
 
-        w' = w - xi * (mu * b + d/dw L_train(w, alpha) + lambda * w)
+        w' = w - xi * (mu * b + c * d/dw L_train(w, alpha) + lambda * w)
         g  = d/dalpha L_val(w'(alpha), alpha),  the total derivative, through the virtual step
 
     by nested tapes, or the same number in two parts (equation 7) where the training loss can be
@@ -164,12 +183,14 @@ def second_exact(
 
         v   = d/dw' L_val(w', alpha)
         HVP = d/dalpha s,   s = d/de L_train(w + e v, alpha) at e = 0
-        g   = d/dalpha L_val(w', alpha) - xi * HVP
+        g   = d/dalpha L_val(w', alpha) - xi * c * HVP
     """
     if hasattr(train_loss, "along"):
-        v, direct, value = _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce)
-        _, hvp = _alpha_gradient(lambda w, alphas: train_loss.along(w, alphas, v), w, alphas)
-        g = [d - step.xi * h for d, h in zip(direct, hvp, strict=True)]
+        v, direct, value, scale = _at_virtual_weights(
+            train_loss, validation_loss, w, alphas, step, reduce
+        )
+        _, hvp = alpha_gradient(lambda w, alphas: train_loss.along(w, alphas, v), w, alphas)
+        g = [d - scale * h for d, h in zip(direct, hvp, strict=True)]
         return ArchitectureGradient(g, value)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(alphas)
@@ -182,7 +203,7 @@ def second_exact(
 
 
 def architecture_gradient(
-    order: str,
+    order: str | Gradient,
     train_loss: Loss,
     validation_loss: Loss,
     w: tf.Tensor,
@@ -193,7 +214,8 @@ def architecture_gradient(
     """The architecture gradient of an order by name.
 
     Args:
-        order: "first", "second_fd" or "second_exact".
+        order: "first", "second_fd" or "second_exact"; or a function with the arguments of
+            `second_exact`.
         train_loss: L_train.
         validation_loss: L_val.
         w: The weights as one vector.
@@ -205,6 +227,8 @@ def architecture_gradient(
         InputError: The order is not known; the message lists the known ones.
     """
     alphas = list(alphas)
+    if callable(order):
+        return order(train_loss, validation_loss, w, alphas, step, reduce)
     if order == "first":
         return first(validation_loss, w, alphas)
     if order == "second_fd":

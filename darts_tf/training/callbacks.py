@@ -146,6 +146,10 @@ class GenotypeFile(keras.callbacks.Callback):
         save(self.model.derive(), self.path, found)
 
 
+SHOWN = ("loss", "accuracy", "perplexity")
+"""What the names of the shown results contain."""
+
+
 class Progress(keras.callbacks.Callback):
     """Prints one line per epoch, and one every few seconds within: loss, accuracy, remaining time.
 
@@ -199,7 +203,7 @@ class Progress(keras.callbacks.Callback):
         self._print(f"{seconds:.1f} s", logs, mean * (self.epochs - epoch - 1))
 
     def _print(self, where, logs, remaining):
-        shown = {k: v for k, v in (logs or {}).items() if "loss" in k or "accuracy" in k}
+        shown = {k: v for k, v in (logs or {}).items() if any(n in k for n in SHOWN)}
         parts = [f"{self.title} epoch {self._epoch + 1}/{self.epochs}", where]
         parts += [f"{name} {value:.4f}" for name, value in shown.items()]
         if remaining is not None:

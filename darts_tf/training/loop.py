@@ -86,8 +86,10 @@ class Run:
         folder: The work folder.
         epochs: Number of epochs.
         steps_per_epoch: Steps of an epoch.
+            None where the epochs differ; `batches` then gives one epoch.
         batches: A function of the first step's number to an endless data set; the same step always
-            has the same batch, so that a run that goes on reads what it would have read.
+            has the same batch, so that a run that goes on reads what it would have read. Without
+            `steps_per_epoch`, a function of the epoch to the finite data set of that epoch.
         validation_data: Evaluated after every epoch, or None.
         schedule: Learning rate of an epoch.
         callbacks: A function of the first epoch to more callbacks.
@@ -96,7 +98,7 @@ class Run:
     title: str
     folder: pathlib.Path
     epochs: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     batches: Callable[[int], tf.data.Dataset]
     validation_data: tf.data.Dataset | None
     schedule: Callable[[int], float]
@@ -134,25 +136,52 @@ def train(model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Op
     if first_epoch:
         print(f"{run.title} goes on after epoch {first_epoch}/{run.epochs}", flush=True)
     signals = StopOnSignal()
+    callbacks = _AcrossFits(
+        [
+            keras.callbacks.LearningRateScheduler(run.schedule),
+            StopOnNotFinite(),
+            # Before the records: what they add to an epoch's results is recorded.
+            *run.callbacks(first_epoch),
+            MetricsLog(run.folder / METRICS, first_epoch),
+            Progress(run.title, run.epochs),
+            _SaveEveryEpoch(checkpoints),
+            signals,
+        ],
+        add_history=True,
+        model=model,
+    )
+    # One fit for all epochs, or one for each where each has a data set of its own.
+    stops = [run.epochs] if run.steps_per_epoch else range(first_epoch + 1, run.epochs + 1)
+    begin = first_epoch
     try:
-        model.fit(
-            run.batches(first_epoch * run.steps_per_epoch),
-            steps_per_epoch=run.steps_per_epoch,
-            initial_epoch=first_epoch,
-            epochs=run.epochs,
-            validation_data=run.validation_data,
-            verbose=0,
-            shuffle=False,  # the stream is shuffled
-            callbacks=[
-                keras.callbacks.LearningRateScheduler(run.schedule),
-                StopOnNotFinite(),
-                MetricsLog(run.folder / METRICS, first_epoch),
-                *run.callbacks(first_epoch),
-                Progress(run.title, run.epochs),
-                _SaveEveryEpoch(checkpoints),
-                signals,
-            ],
-        )
+        for stop in stops:
+            callbacks.last = stop == run.epochs
+            model.fit(
+                run.batches(begin * (run.steps_per_epoch or 1)),
+                steps_per_epoch=run.steps_per_epoch,
+                initial_epoch=begin,
+                epochs=stop,
+                validation_data=run.validation_data,
+                verbose=0,
+                shuffle=False,  # the stream is shuffled
+                callbacks=callbacks,
+            )
+            begin = stop
     finally:
         signals.release()
     return first_epoch
+
+
+class _AcrossFits(keras.callbacks.CallbackList):
+    """Callbacks for which several calls of `fit` are one training."""
+
+    begun, last = False, True
+
+    def on_train_begin(self, logs=None):
+        if not self.begun:
+            super().on_train_begin(logs)
+        self.begun = True
+
+    def on_train_end(self, logs=None):
+        if self.last:
+            super().on_train_end(logs)

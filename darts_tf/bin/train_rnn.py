@@ -1,0 +1,207 @@
+"""Trains a language model of a derived cell from scratch and tests it once, at the end.
+
+    python -m darts_tf.bin.train_rnn --flagfile=flags/train_rnn_ptb.flags --genotype=DARTS_V2 \
+        --data_dir=... --workdir=...
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+
+from absl import flags
+
+from darts_tf import genotype as genotypes
+from darts_tf.bin import common, text, work_folder
+from darts_tf.bin.search_rnn import LANGUAGE_HELP, check_language_ranges, regularization_of
+from darts_tf.bin.train_cnn import check_genotype
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The flags of a training; by default as published for Penn Treebank (appendix A.2.3)."""
+
+    epochs: int = 8000
+    batch_size: int = 64
+    evaluation_batch_size: int = 10
+    test_batch_size: int = 1
+    nhid: int = 850
+    bptt: int = 35
+    learning_rate: float = 20.0
+    weight_decay: float = 8e-7
+    grad_clip: float = 0.25
+    nonmono: int = 5
+    dropout: float = 0.75
+    dropouth: float = 0.25
+    dropoutx: float = 0.75
+    dropouti: float = 0.2
+    dropoute: float = 0.1
+    alpha: float = 0.0
+    beta: float = 1e-3
+    seed: int = 1267
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        check_language_ranges(self)
+        common.check_ranges(self, {"test_batch_size": (1, math.inf), "nonmono": (0, math.inf)})
+
+
+HELP = LANGUAGE_HELP | {
+    "test_batch_size": "Rows of text side by side in the final test.",
+    "nonmono": "Epochs without a better validation loss after which the iterates are averaged.",
+    "seed": "Seed of initial values, window lengths and dropout.",
+}
+
+
+def windows_of(settings: TrainSettings, corpus):
+    """The windows of a training.
+
+    Raises:
+        InputError: The text is too short for the batches.
+    """
+    from darts_tf import data
+
+    for part, rows in (
+        ("valid", settings.evaluation_batch_size),
+        ("test", settings.test_batch_size),
+    ):
+        data.windows.rows_of(getattr(corpus, part), rows, f"the part {part}")
+    return data.TrainWindows(corpus.train, settings.batch_size, settings.bptt, settings.seed)
+
+
+def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> dict:
+    """Trains in a work folder, from its newest checkpoint on; returns the final figures.
+
+    Args:
+        settings: How.
+        genotype: The cell.
+        corpus: A `darts_tf.data.Corpus`.
+        folder: The work folder, which exists.
+    """
+    import keras
+
+    from darts_tf import data
+    from darts_tf.networks.language import RecurrentEvaluationNetwork
+    from darts_tf.report import plots
+    from darts_tf.training import language_callbacks, loop
+    from darts_tf.training.averaged_sgd import AveragedSGD
+    from darts_tf.training.language import LanguageModelTraining, stream_loss
+
+    keras.utils.set_random_seed(settings.seed)
+    check_genotype(genotype, folder / "genotype.json")
+    genotypes.save(genotype, folder / "genotype.json", {"program": "train_rnn"})
+    text.save_vocabulary(folder, corpus.vocabulary)
+    (folder / "plots").mkdir(exist_ok=True)
+    plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
+    windows = windows_of(settings, corpus)
+    network = RecurrentEvaluationNetwork(
+        genotype,
+        len(corpus.vocabulary),
+        settings.nhid,
+        settings.batch_size,
+        settings.evaluation_batch_size,
+        regularization_of(settings),
+        settings.seed,
+    )
+    model = LanguageModelTraining(network)
+    model.compile(AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip))
+    best = folder / "best.weights.h5"
+
+    def callbacks(first_epoch):
+        losses = language_callbacks.validation_losses(folder / loop.METRICS, first_epoch)
+        return [
+            language_callbacks.CarriedState(),
+            language_callbacks.StepLearningRate(
+                lambda epoch: windows.rates(epoch, settings.learning_rate)
+            ),
+            language_callbacks.Perplexity(),
+            # The best before averaging may start: it is of the weights that were evaluated.
+            language_callbacks.BestWeights(best, losses),
+            language_callbacks.StartAveraging(settings.nonmono, losses),
+        ]
+
+    run = loop.Run(
+        title="train",
+        folder=folder,
+        epochs=settings.epochs,
+        steps_per_epoch=None,
+        batches=windows.batches,
+        validation_data=data.evaluation_windows(
+            corpus.valid, settings.evaluation_batch_size, settings.bptt
+        ),
+        schedule=lambda epoch, _=None: settings.learning_rate,
+        callbacks=callbacks,
+    )
+    loop.train(model, run, [model.optimizer])
+    network.load_weights(best)
+    network.reset_states()
+    losses = {
+        part: stream_loss(
+            network, data.evaluation_windows(getattr(corpus, part), rows, settings.bptt)
+        )
+        for part, rows in (
+            ("valid", settings.evaluation_batch_size),
+            ("test", settings.test_batch_size),
+        )
+    }
+    rows = loop.read_metrics(folder)
+    metrics = {
+        "test_perplexity": round(math.exp(losses["test"]), 4),
+        "test_loss": round(losses["test"], 6),
+        "valid_perplexity": round(math.exp(losses["valid"]), 4),
+        "unigram_test_perplexity": round(corpus.unigram_perplexity("test"), 4),
+        "unigram_valid_perplexity": round(corpus.unigram_perplexity("valid"), 4),
+        "best_epoch": min(rows, key=lambda row: row["val_loss"])["epoch"],
+        "averaged": model.optimizer.is_averaging,
+        "weights": network.count_weights(),
+        "vocabulary": len(corpus.vocabulary),
+        "epochs": settings.epochs,
+        "training_seconds": round(sum(row["seconds"] for row in rows), 1),
+        "dataset": corpus.name,
+        "genotype": genotype.to_text(),
+    }
+    network.save(folder / "model.keras")
+    common.write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the program's flags."""
+    work_folder.define_flag(values)
+    text.define_flags(values)
+    flags.DEFINE_string(
+        "genotype",
+        "DARTS_V2",
+        f"A published genotype ({', '.join(genotypes.zoo.names('rnn'))}), or a file.",
+        flag_values=values,
+    )
+    common.define_settings(TrainSettings, HELP, values)
+    common.define_device_flags(values)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Runs the program."""
+    settings = common.settings_of(TrainSettings, values)
+    genotype = genotypes.resolve(values.genotype, "rnn")
+    work_folder.check(values)
+    corpus = text.load(values)
+    common.configure_devices(values)
+    windows = windows_of(settings, corpus)
+    common.configure_devices(values, settings.epochs * len(windows.windows(0)))
+    folder = work_folder.prepare(values)
+    metrics = train(settings, genotype, corpus, folder)
+    print(report(metrics))
+    print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
+    return common.DONE
+
+
+def report(metrics: dict) -> str:
+    """The final figures in a line."""
+    return (
+        f"test perplexity {metrics['test_perplexity']:.2f} (unigrams "
+        f"{metrics['unigram_test_perplexity']:.2f}), {metrics['weights']:,} weights"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(__doc__, define_flags, main))

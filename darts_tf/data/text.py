@@ -1,0 +1,218 @@
+"""Text by words: corpora from a folder, one that is built in, and their vocabulary."""
+
+import collections
+import dataclasses
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from darts_tf.errors import InputError, unknown_name
+
+END, UNKNOWN = "<eos>", "<unk>"
+"""The word at the end of a line, and the one that stands for all unknown ones."""
+
+PARTS = ("train", "valid", "test")
+VOCABULARIES = ("all", "train")
+BUILT_IN = "python_topics"
+
+
+class Vocabulary:
+    """The words of a model, numbered from 0.
+
+    Args:
+        words: The words in the order of their numbers; `<eos>` and `<unk>` are added at the end
+            where they are missing.
+
+    Raises:
+        InputError: A word comes twice, is empty or holds white space.
+    """
+
+    def __init__(self, words: Iterable[str]):
+        words = list(words)
+        words += [special for special in (END, UNKNOWN) if special not in words]
+        for word in words:
+            if not isinstance(word, str) or word.split() != [word]:
+                raise InputError(
+                    f"A word must be text without white space. Received: {word!r} in a vocabulary."
+                )
+        self.words = tuple(words)
+        self._numbers = {word: number for number, word in enumerate(words)}
+        if len(self._numbers) < len(words):
+            twice = next(w for w, n in collections.Counter(words).items() if n > 1)
+            raise InputError(f"The vocabulary holds {twice!r} twice. Give every word once.")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._numbers
+
+    def encode(self, words: Iterable[str]) -> np.ndarray:
+        """The numbers of words, int32; that of `<unk>` for those that are not known."""
+        unknown = self._numbers[UNKNOWN]
+        return np.array([self._numbers.get(word, unknown) for word in words], np.int32)
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """The words of numbers."""
+        return [self.words[int(number)] for number in numbers]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """A text in three parts, as word numbers.
+
+    Attributes:
+        name: What errors and records call it.
+        vocabulary: The words.
+        train, valid, test: int32, one number for each word, `<eos>` included.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+    def unigram_perplexity(self, part: str = "test") -> float:
+        """The perplexity of guessing each word by how often it is in the training part.
+
+        Every word counts once more than it is there, so that none is impossible. What a language
+        model must beat.
+
+        Args:
+            part: "train", "valid" or "test".
+
+        Raises:
+            InputError: The part is not known.
+        """
+        if part not in PARTS:
+            raise unknown_name("part of a corpus", part, PARTS)
+        counts = np.bincount(self.train, minlength=len(self.vocabulary)) + 1.0
+        log_probability = np.log(counts / counts.sum())
+        return math.exp(-log_probability[getattr(self, part)].mean())
+
+
+def load_corpus(
+    folder: str | os.PathLike[str], vocabulary: str = "all", min_count: int = 1
+) -> Corpus:
+    """Reads a corpus: the words of a line are what white space parts, each line ends in `<eos>`.
+
+    Args:
+        folder: A folder with train.txt, valid.txt and test.txt, UTF-8.
+        vocabulary: "all": the words of all three files in the order of their appearance, as
+            published (Penn Treebank has 10,000, WikiText-2 33,278). "train": those of train.txt;
+            others become `<unk>`.
+        min_count: Words that train.txt holds less often become `<unk>` too; 1 for none.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        InputError: The folder or a file is missing, a file holds no word or is not UTF-8 (its
+            first bad line is named), or an argument is out of its range.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"There is no folder {folder}. Name one that holds train.txt, valid.txt and test.txt."
+        )
+    missing = [f"{part}.txt" for part in PARTS if not (folder / f"{part}.txt").is_file()]
+    if missing:
+        raise InputError(
+            f"The folder {folder} has no {' and no '.join(missing)}. A corpus consists of "
+            "train.txt, valid.txt and test.txt."
+        )
+    return corpus_of(
+        folder.name, *(read_words(folder / f"{p}.txt") for p in PARTS), vocabulary, min_count
+    )
+
+
+def corpus_of(
+    name: str,
+    train: Sequence[str],
+    valid: Sequence[str],
+    test: Sequence[str],
+    vocabulary: str = "all",
+    min_count: int = 1,
+) -> Corpus:
+    """A corpus of words; the arguments are those of `load_corpus`."""
+    if vocabulary not in VOCABULARIES:
+        raise unknown_name("vocabulary", vocabulary, VOCABULARIES)
+    if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
+        raise InputError(f"min_count must be a whole number of 1 or more. Received: {min_count!r}.")
+    counts = collections.Counter(train)
+    sources = (train, valid, test) if vocabulary == "all" else (train,)
+    # A dict keeps the order of first appearance. Words that train lacks have no count to judge by.
+    words = dict.fromkeys(
+        word
+        for words in sources
+        for word in words
+        if counts.get(word, min_count) >= min_count or word in (END, UNKNOWN)
+    )
+    found = Vocabulary(words)
+    return Corpus(name, found, *(found.encode(words) for words in (train, valid, test)))
+
+
+def read_words(path: str | os.PathLike[str]) -> list[str]:
+    """The words of a text file, `<eos>` after each line.
+
+    Raises:
+        InputError: It cannot be read, holds no word, or is not UTF-8.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read the text {os.fspath(path)}: {error.strerror}. Name a text file that you "
+            "may read."
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{os.fspath(path)} is not UTF-8 text: line {line} holds the byte "
+            f"0x{content[error.start]:02x}. Convert the file to UTF-8."
+        ) from error
+    # Only \n ends a line: other separators that splitlines() knows are white space within one.
+    lines = text.split("\n")
+    if lines[-1].strip() == "":
+        lines.pop()
+    words = [word for line in lines for word in [*line.split(), END]]
+    if len(words) == len(lines):
+        raise InputError(
+            f"{os.fspath(path)} is empty: it holds no word. A corpus needs text in each of "
+            "train.txt, valid.txt and test.txt."
+        )
+    return words
+
+
+def builtin_corpus() -> Corpus:
+    """The documentation of Python's topics, which comes with Python: some 100,000 words of English.
+
+    Lower-case words, digits and single punctuation marks, one paragraph a line. Paragraphs that
+    come again are left out (a sixth of the text), and the parts share no topic: every tenth topic
+    by name is for validation, every tenth for the test. The vocabulary is that of the training
+    part, without words that come once. The text differs between versions of Python.
+    """
+    from pydoc_data import topics
+
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    seen = set()
+    # Whole topics go to one part; repeats are judged in the order of the names.
+    for index, topic in enumerate(sorted(topics.topics)):
+        part = {3: "valid", 8: "test"}.get(index % 10, "train")
+        for paragraph in re.split(r"\n\s*\n", topics.topics[topic].lower()):
+            words = re.findall(
+                r"[a-z]+|\d|[^\sa-z\d]", re.sub(r"([*=\-~^\"'.])\1{3,}", "", paragraph)
+            )
+            line = " ".join(words)
+            if not words or line in seen:
+                continue
+            seen.add(line)
+            parts[part] += [*words, END]
+    return corpus_of(BUILT_IN, *parts.values(), vocabulary="train", min_count=2)

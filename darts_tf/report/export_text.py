@@ -1,0 +1,136 @@
+"""Export of a language model: a SavedModel that needs nothing of this package to run."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from darts_tf.errors import InputError
+from darts_tf.networks.language import RecurrentEvaluationNetwork
+
+ASSETS = ("genotype.json", "vocabulary.json")
+TOLERANCE = 1e-5
+
+
+def export_language_model(
+    network: RecurrentEvaluationNetwork,
+    path: str | os.PathLike[str],
+    words: list[str],
+    unknown: str = "<unk>",
+) -> None:
+    """Writes a SavedModel with three endpoints, and checks it.
+
+    `serve` (and `serving_default`): `tokens` (batch, time) int32 word numbers and `state` (batch,
+    width) float32 to `log_probabilities` (batch, time, vocabulary) of the word after each, and
+    the next `state`. Any batch and time, so that text can be scored at once or generated word by
+    word.
+
+    `serve_text`: `text` (batch,) strings, words parted by white space, and `state` to the same and
+    `tokens` (batch, time) and `lengths` (batch,); rows are filled up after their length, and the
+    `state` is that after the last word of each row.
+
+    `initial_state`: `batch` () int32 to `state`, with which a text begins.
+
+    In the assets: genotype.json and vocabulary.json.
+
+    Args:
+        network: A derived language model, trained.
+        path: Folder to write; it must not exist or be empty.
+        words: The vocabulary, in the order of the word numbers.
+        unknown: The word of the vocabulary that stands for all others.
+
+    Raises:
+        InputError: The folder is not empty, the vocabulary does not fit, or the written model's
+            outputs differ from the network's.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists and is no empty folder. Name another folder to export to.")
+    if len(words) != network.vocabulary_size:
+        raise InputError(
+            f"words must have {network.vocabulary_size} entries, one for each number of the "
+            f"network. Received: {len(words)}."
+        )
+    if unknown not in words:
+        raise InputError(f"The vocabulary has no word {unknown!r} for unknown words.")
+
+    module = tf.Module()
+    module.table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant(list(words)), tf.range(len(words), dtype=tf.int32)
+        ),
+        default_value=list(words).index(unknown),
+    )
+    state = tf.TensorSpec((None, network.width), tf.float32, name="state")
+
+    def serve(tokens, state, lengths=None):
+        result = network.forward(tokens, tf.cast(state, network.embedding.dtype), lengths=lengths)
+        return {
+            "log_probabilities": tf.cast(tf.nn.log_softmax(result.logits), tf.float32),
+            "state": tf.cast(result.hidden, tf.float32),
+        }
+
+    def serve_text(text, state):
+        ragged = module.table.lookup(tf.strings.split(text))
+        tokens, lengths = ragged.to_tensor(), tf.cast(ragged.row_lengths(), tf.int32)
+        return {**serve(tokens, state, lengths), "tokens": tokens, "lengths": lengths}
+
+    tokens = tf.TensorSpec((None, None), tf.int32, name="tokens")
+    module.serve = tf.function(serve, input_signature=[tokens, state], autograph=False)
+    module.serve_text = tf.function(
+        serve_text,
+        input_signature=[tf.TensorSpec((None,), tf.string, name="text"), state],
+        autograph=False,
+    )
+    module.initial_state = tf.function(
+        lambda batch: {"state": tf.zeros([batch, network.width])},
+        input_signature=[tf.TensorSpec((), tf.int32, name="batch")],
+        autograph=False,
+    )
+    signatures = {
+        name: getattr(module, name).get_concrete_function()
+        for name in ("serve", "serve_text", "initial_state")
+    }
+    signatures["serving_default"] = signatures["serve"]
+    module.weights = list(signatures["serve"].variables)
+    with tempfile.TemporaryDirectory() as folder:
+        contents = (
+            network.genotype.to_json(),
+            json.dumps({"words": list(words)}, ensure_ascii=False) + "\n",
+        )
+        for name, content in zip(ASSETS, contents, strict=True):
+            (pathlib.Path(folder) / name).write_text(content, encoding="utf-8")
+        module.assets = [tf.saved_model.Asset(os.path.join(folder, name)) for name in ASSETS]
+        # Under another name until it is complete and checked.
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
+    _check(partial, serve, network)
+    os.replace(partial, path)
+
+
+def _check(path: pathlib.Path, serve, network: RecurrentEvaluationNetwork) -> None:
+    """Compares the written model with the network: whole texts, and word by word."""
+    loaded = tf.saved_model.load(os.fspath(path))
+    generator = np.random.default_rng(0)
+    for batch, time in ((1, 7), (3, 4)):
+        tokens = generator.integers(0, network.vocabulary_size, (batch, time), dtype=np.int32)
+        state = generator.normal(size=(batch, network.width)).astype(np.float32)
+        expected = serve(tf.constant(tokens), tf.constant(state))
+        together = loaded.serve(tokens, state)
+        worst = max(float(tf.reduce_max(tf.abs(together[k] - expected[k]))) for k in expected)
+        for t in range(time):
+            one = loaded.serve(tokens[:, t : t + 1], state)
+            state = one["state"]
+            difference = one["log_probabilities"][:, 0] - expected["log_probabilities"][:, t]
+            worst = max(worst, float(tf.reduce_max(tf.abs(difference))))
+        scale = max(1.0, float(tf.reduce_max(tf.abs(expected["log_probabilities"]))))
+        if not worst <= TOLERANCE * scale:
+            raise InputError(
+                f"The SavedModel in {path} differs from the network by {worst:.2g}, more than "
+                f"{TOLERANCE * scale:.0e}. Do not use it."
+            )

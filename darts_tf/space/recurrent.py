@@ -1,0 +1,371 @@
+"""The recurrent cells: the search cell and the derived cell (paper, sections 2.1 and 3.1.2).
+
+Symbols: `darts_tf.space.recurrent_functions`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from darts_tf.errors import InputError, unknown_name
+from darts_tf.genotype import RNN_PRIMITIVES, RecurrentGenotype, edge_offset
+from darts_tf.space.fused import fused
+from darts_tf.space.recurrent_functions import (
+    ACTIVATIONS,
+    EPSILON,
+    INITIAL_RANGE,
+    MOMENTUM,
+    batch_norm,
+    highway,
+    mixed_node,
+    over_time,
+)
+
+
+class Unrolled(NamedTuple):
+    """What a cell computes over a sequence.
+
+    Attributes:
+        outputs: The hidden states, (time, batch, width).
+        last: The last of them, (batch, width).
+        states: s_0 .. s_N of every step, (time, N + 1, batch, width); None of derived cells.
+    """
+
+    outputs: tf.Tensor
+    last: tf.Tensor
+    states: tf.Tensor | None = None
+
+
+def _check_width(width: int) -> None:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise InputError(f"width must be a whole number of 1 or more. Received: {width!r}.")
+
+
+def _uniform():
+    return keras.initializers.RandomUniform(-INITIAL_RANGE, INITIAL_RANGE)
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class RecurrentSearchCell(keras.layers.Layer):
+    """The cell of the recurrent search: every node mixes all primitives of all earlier nodes.
+
+        [c; h] = [x o m_x, h o m_h] W0          s_0 = BN(h + sigma(c) o (tanh(h) - h))
+        [c; h]_j = (s_j o m_h) W_i              s_i = BN(sum of the mixed operations of j < i)
+        next hidden state = mean(s_1 .. s_N)
+
+    One W_i for each node, shared by its predecessors and primitives. One BatchNorm without scale
+    and shift, shared by all nodes and time steps: N + 1 updates of its running statistics in each
+    time step, by the statistics of the batch. The highways go past the dropout masks.
+
+    Args:
+        width: Width of input and hidden state (300 as published).
+        num_nodes: Nodes N beside node 0 (8 as published).
+        primitives: Candidates on every edge, in the order of alpha's columns.
+        jit_compile: Whether XLA compiles what is between the matrix products (on a CPU it is two
+            to three times faster so).
+
+    Raises:
+        InputError: A number is not positive, or a primitive not known.
+
+    Reference:
+        Liu, Simonyan, Yang: DARTS (ICLR 2019), section 3.1.2 and appendix A.1.2.
+    """
+
+    def __init__(
+        self,
+        width: int = 300,
+        num_nodes: int = 8,
+        primitives: Sequence[str] = RNN_PRIMITIVES,
+        jit_compile: bool = True,
+        name: str = "cell",
+        **options,
+    ):
+        super().__init__(name=name, **options)
+        _check_width(width)
+        if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
+            raise InputError(
+                f"num_nodes must be a whole number of 1 or more. Received: {num_nodes!r}."
+            )
+        self.primitives = tuple(primitives)
+        for primitive in self.primitives:
+            if primitive not in RNN_PRIMITIVES:
+                raise unknown_name("recurrent primitive", primitive, RNN_PRIMITIVES)
+        self.width, self.num_nodes, self.jit_compile = width, num_nodes, jit_compile
+        self.W0 = self.add_weight(
+            name="W0", shape=(2 * width, 2 * width), initializer=_uniform(), autocast=False
+        )
+        self.W = [
+            self.add_weight(
+                name=f"W{node}", shape=(width, 2 * width), initializer=_uniform(), autocast=False
+            )
+            for node in range(1, num_nodes + 1)
+        ]
+        self.moving_mean, self.moving_variance = (
+            self.add_weight(
+                name=kind, shape=(width,), initializer=start, trainable=False, autocast=False
+            )
+            for kind, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
+        )
+        # One function of each kind for each node: they are traced once for each number of states.
+        self._node = [
+            fused(
+                lambda pre, p, *states: mixed_node(pre, tf.stack(states), p, self.primitives),
+                separate=(1,),
+                jit_compile=jit_compile,
+            )
+            for _ in range(num_nodes)
+        ]
+        # Not compiled, XLA's products being slower; here for what it keeps for the gradient, which
+        # is each state once and not once more for each node that reads it.
+        self._product = [
+            fused(_product_of_all, separate=(0,), jit_compile=False) for _ in range(num_nodes)
+        ]
+        self._highway = fused(highway, jit_compile=jit_compile)
+        self._normalise = fused(batch_norm, jit_compile=jit_compile)
+        self.built = True
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        hidden: tf.Tensor,
+        weights: tf.Tensor,
+        input_mask: tf.Tensor | None = None,
+        hidden_mask: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> Unrolled:
+        """Runs the cell over a sequence and, in training, updates the running statistics.
+
+        Args:
+            inputs: (time, batch, width).
+            hidden: (batch, width), the hidden state before the first step.
+            weights: p = softmax of the alphas, (edges, primitives).
+            input_mask: m_x, (batch, width) of 0 and 1 / keep; None for ones.
+            hidden_mask: m_h, likewise.
+            training: Whether BatchNorm takes the moments of the batch, not the running ones.
+        """
+        n, nodes = self.width, self.num_nodes
+        hidden_mask = tf.ones_like(hidden) if hidden_mask is None else hidden_mask
+        masked = inputs if input_mask is None else inputs * input_mask
+        W0 = tf.convert_to_tensor(self.W0)
+        W = [tf.convert_to_tensor(w) for w in self.W]
+        rows = [weights[edge_offset(i, 1) : edge_offset(i + 1, 1)] for i in range(nodes)]
+        # The input's half of node 0, for all time steps in one product.
+        xW = tf.matmul(tf.reshape(masked, [-1, n]), W0[:n])
+        xW = tf.reshape(xW, [-1, *hidden.shape[:1], 2 * n])
+        running = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+
+        def normalise(x):
+            if training:
+                return self._normalise(x)
+            return (x - running[0]) * tf.math.rsqrt(running[1] + EPSILON), *running
+
+        def step(xW, h):
+            pre = xW + tf.matmul(h * hidden_mask, W0[n:])
+            states, means, variances = ([first] for first in normalise(self._highway(pre, h)))
+            for i in range(nodes):
+                pre = self._product[i](W[i], hidden_mask, *states)
+                node = normalise(self._node[i](pre, rows[i], *states))
+                for collected, new in zip((states, means, variances), node, strict=True):
+                    collected.append(new)
+            output = tf.add_n(states[1:]) / nodes
+            return output, tf.stack(states), tf.stack(means), tf.stack(variances)
+
+        calls = nodes + 1
+        dtype = inputs.dtype
+        outputs, last, (states, means, variances) = over_time(
+            step,
+            xW,
+            hidden,
+            [((calls, *hidden.shape), dtype), ((calls, n), dtype), ((calls, n), dtype)],
+        )
+        if training:
+            # The published networks keep the unbiased variance.
+            count = tf.cast(tf.shape(hidden)[0], dtype)
+            self._update(self.moving_mean, means)
+            self._update(self.moving_variance, variances * (count / (count - 1)))
+        return Unrolled(outputs, last, states)
+
+    def _update(self, statistic: keras.Variable, batches: tf.Tensor) -> None:
+        """r <- 0.9 r + 0.1 b for every b of (time, calls, width) in turn, as one weighted sum."""
+        batches = tf.stop_gradient(tf.reshape(batches, [-1, self.width]))
+        # The last b has weight 0.1, the one before 0.09, ...; r itself 0.9 ** number of them.
+        age = tf.cast(tf.range(tf.shape(batches)[0])[::-1], batches.dtype)
+        momentum = tf.constant(MOMENTUM, batches.dtype)
+        shares = (1 - momentum) * momentum**age
+        kept = momentum ** tf.cast(tf.shape(batches)[0], batches.dtype)
+        statistic.assign(kept * statistic + tf.linalg.matvec(batches, shares, transpose_a=True))
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "num_nodes": self.num_nodes,
+            "primitives": list(self.primitives),
+            "jit_compile": self.jit_compile,
+        }
+
+
+def _product_of_all(W, mask, *states):
+    """(s_j o m_h) W of i states as one product: (i batch, n) x (n, 2 n) -> (i, batch, 2 n)."""
+    stacked = tf.stack(states) * mask
+    pre = tf.matmul(tf.reshape(stacked, [-1, W.shape[0]]), W)
+    return tf.reshape(pre, [len(states), *mask.shape[:1], W.shape[1]])
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class RecurrentDerivedCell(keras.layers.Layer):
+    """The cell of a recurrent genotype; a cell for `keras.layers.RNN`.
+
+        [c; h] = [x o m_x, h o m_h] W0          s_0 = h + sigma(c) o (tanh(h) - h)
+        [c; h] = (s_j o m_h) W_i                s_i = s_j + sigma(c) o (f(h) - s_j)
+        next hidden state = mean of the concat list
+
+    for node i with activation f and predecessor j. There is no BatchNorm, no bias and no output
+    gate; the highways go past the dropout masks.
+
+    Args:
+        genotype: The cell; any number of nodes.
+        width: Width of the hidden state; inputs may have another.
+
+    Use:
+        outputs = keras.layers.RNN(RecurrentDerivedCell(genotype, 128), return_sequences=True)(x)
+
+    As every cell of `keras.layers.RNN` it honours masks, returns its state and is stateful where
+    the layer is told so. `unroll` runs it faster and with dropout masks.
+
+    Raises:
+        InputError: The width is not positive, or the genotype not a recurrent one.
+
+    Reference:
+        Liu, Simonyan, Yang: DARTS (ICLR 2019), section 3.1.2 and figure 6.
+    """
+
+    def __init__(
+        self, genotype: RecurrentGenotype, width: int = 850, name: str = "cell", **options
+    ):
+        super().__init__(name=name, **options)
+        _check_width(width)
+        if not isinstance(genotype, RecurrentGenotype):
+            raise InputError(
+                f"genotype must be a RecurrentGenotype. Received: {type(genotype).__name__}."
+            )
+        self.genotype, self.width = genotype, width
+        self.state_size = self.output_size = width
+        self._children: dict[int, list[int]] = {}
+        for node, (_, predecessor) in enumerate(genotype.recurrent, 1):
+            self._children.setdefault(predecessor, []).append(node)
+
+    def build(self, input_shape):
+        """Makes the weights for inputs (batch, input width)."""
+        if self.built:
+            return
+        n = self.width
+        self.W0 = self.add_weight(
+            name="W0", shape=(input_shape[-1] + n, 2 * n), initializer=_uniform(), autocast=False
+        )
+        self.W = [
+            self.add_weight(
+                name=f"W{node}", shape=(n, 2 * n), initializer=_uniform(), autocast=False
+            )
+            for node in range(1, len(self.genotype.recurrent) + 1)
+        ]
+        self.built = True
+
+    def get_initial_state(self, batch_size=None):
+        """Zeros, (batch, width)."""
+        return [tf.zeros([batch_size, self.width], self.compute_dtype)]
+
+    def call(self, inputs, states, training=False):
+        """One time step: (batch, input width) and [(batch, width)] to the same of the next."""
+        state = states[0] if isinstance(states, (list, tuple)) else states
+        W0, products = self._weights()
+        state = self._step(tf.matmul(inputs, W0[: -self.width]), state, W0, products, None)
+        return state, [state] if isinstance(states, (list, tuple)) else state
+
+    def unroll(
+        self,
+        inputs: tf.Tensor,
+        hidden: tf.Tensor,
+        input_mask: tf.Tensor | None = None,
+        hidden_mask: tf.Tensor | None = None,
+        lengths: tf.Tensor | None = None,
+    ) -> Unrolled:
+        """Runs the cell over a sequence.
+
+        Args:
+            inputs: (time, batch, input width).
+            hidden: (batch, width), the hidden state before the first step.
+            input_mask: m_x, (batch, input width) of 0 and 1 / keep; None for ones.
+            hidden_mask: m_h, (batch, width), likewise.
+            lengths: (batch,), the number of steps of each sequence, after which its hidden state
+                stays as it is; None for the whole time.
+        """
+        W0, products = self._weights()
+        masked = inputs if input_mask is None else inputs * input_mask
+        # The input's part of node 0, for all time steps in one product.
+        xW = tf.matmul(tf.reshape(masked, [-1, inputs.shape[-1]]), W0[: -self.width])
+        xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * self.width])
+        xW = tf.ensure_shape(xW, [inputs.shape[0], hidden.shape[0], 2 * self.width])
+        if lengths is None:
+            outputs, last, _ = over_time(
+                lambda xW, h: (self._step(xW, h, W0, products, hidden_mask),), xW, hidden
+            )
+            return Unrolled(outputs, last)
+        goes_on = tf.sequence_mask(lengths, tf.shape(xW)[0], xW.dtype)  # (batch, time)
+        goes_on = tf.transpose(goes_on)[:, :, None]
+
+        def step(given, h):
+            new = self._step(given[:, :-1], h, W0, products, hidden_mask)
+            return (tf.where(given[:, -1:] > 0, new, h),)
+
+        outputs, last, _ = over_time(step, tf.concat([xW, goes_on], -1), hidden)
+        return Unrolled(outputs, last)
+
+    def _weights(self):
+        """W0, and for each node that others read the W_i of those, side by side."""
+        W = [tf.convert_to_tensor(w) for w in self.W]
+        products = {
+            predecessor: tf.concat([W[node - 1] for node in nodes], 1)
+            for predecessor, nodes in self._children.items()
+        }
+        return tf.convert_to_tensor(self.W0), products
+
+    def _step(self, xW, h, W0, products, mask):
+        """The next hidden state; xW is the input's part of node 0, (batch, 2 width)."""
+
+        def masked(state):
+            return state if mask is None else state * mask
+
+        states = {0: highway(xW + tf.matmul(masked(h), W0[-self.width :]), h)}
+        pre = {}
+        for node, (activation, predecessor) in enumerate(self.genotype.recurrent, 1):
+            state = states[predecessor]
+            if predecessor not in pre:
+                # All nodes that read this one: (batch, n) x (n, children 2 n).
+                pre[predecessor] = iter(
+                    tf.split(
+                        tf.matmul(masked(state), products[predecessor]),
+                        len(self._children[predecessor]),
+                        axis=1,
+                    )
+                )
+            states[node] = highway(next(pre[predecessor]), state, ACTIVATIONS[activation])
+        concat = self.genotype.concat
+        return tf.add_n([states[node] for node in concat]) / len(concat)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "genotype": self.genotype.to_json(),
+            "width": self.width,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The cell of `get_config`."""
+        genotype = RecurrentGenotype.from_json(config["genotype"])
+        return cls(**{**config, "genotype": genotype})

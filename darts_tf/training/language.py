@@ -1,0 +1,126 @@
+"""LanguageModelTraining: trains a language model by truncated back-propagation through time."""
+
+import contextlib
+import math
+
+import keras
+import tensorflow as tf
+
+from darts_tf.losses import token_cross_entropy
+from darts_tf.networks.language_model import LanguageModel
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+class LanguageModelTraining(keras.Model):
+    """Trains a language model on consecutive windows of text.
+
+    Loss of a step: the mean negative log-likelihood of the window's words, plus AR and TAR. The
+    hidden state goes on from window to window, the gradient does not.
+
+    `evaluate` starts at hidden state zero and gives the mean negative log-likelihood over all words
+    that have one before them; perplexity = exp(loss). (The authors' code divides by one word a row
+    more than it has predicted, which makes its loss smaller by the factor (N - 1) / N.) Where the
+    optimizer averages its iterates, the averages are evaluated.
+
+    Args:
+        network: A `RecurrentEvaluationNetwork`, or another `LanguageModel`.
+
+    Use:
+        training = LanguageModelTraining(network)
+        training.compile(AveragedSGD())
+        training.fit(windows, validation_data=validation_windows, callbacks=[...])
+    """
+
+    def __init__(self, network: LanguageModel, name: str = "training"):
+        super().__init__(name=name)
+        self.network = network
+        self._mean_loss = keras.metrics.Mean(name="loss")
+        self.built = True
+
+    def call(self, x, training=False):
+        """The network's logits."""
+        return self.network(x, training=training)
+
+    def compile(self, optimizer, **options):
+        """Sets what trains.
+
+        Args:
+            optimizer: Of the weights.
+            **options: As for `keras.Model.compile`.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        options.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **options)
+        optimizer.build(self.network.trainable_variables)
+
+    def train_step(self, data):
+        """One step of the weights."""
+        x, y = data
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            result = self.network.train_window(x)
+            losses = token_cross_entropy(y, result.logits)
+            loss = tf.reduce_mean(losses) + result.penalty
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
+        self.optimizer.apply(gradients, variables)
+        self._mean_loss.update_state(tf.reshape(losses, [-1]))
+        return {"loss": self._mean_loss.result()}
+
+    def test_step(self, data):
+        """Adds a window to the mean."""
+        x, y = data
+        losses = token_cross_entropy(y, self.network(x, training=False))
+        # Word by word: of a matrix Keras would take the mean of each row first, and so weigh the
+        # words of a short window more.
+        self._mean_loss.update_state(tf.reshape(losses, [-1]))
+        return {"loss": self._mean_loss.result()}
+
+    def evaluate(self, *arguments, **options):
+        """As `keras.Model.evaluate`, from hidden state zero and with averaged weights."""
+        hidden = self.network.evaluation_hidden
+        hidden.assign(tf.zeros_like(hidden))
+        averaged = getattr(self.optimizer, "averaged", None)
+        weights = self.network.trainable_variables
+        with averaged(weights) if averaged else contextlib.nullcontext():
+            return super().evaluate(*arguments, **options)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The training of `get_config`."""
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return cls(**{**config, "network": network})
+
+
+def stream_loss(network: LanguageModel, windows: tf.data.Dataset) -> float:
+    """The mean negative log-likelihood over consecutive windows, from hidden state zero.
+
+    Args:
+        network: The language model, as it is.
+        windows: Batches (x, y) of word numbers (batch, time), all with the same batch; any number
+            of rows, unlike for `LanguageModelTraining.evaluate`.
+
+    Returns:
+        The mean over all words of all y.
+    """
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def total(x, y, hidden):
+        result = network.forward(x, hidden)
+        return tf.reduce_sum(token_cross_entropy(y, result.logits)), result.hidden
+
+    hidden, sums, words = None, [], 0
+    for x, y in windows:
+        if hidden is None:
+            hidden = tf.zeros([x.shape[0], network.width], network.embedding.dtype)
+        loss, hidden = total(x, y, hidden)
+        sums.append(float(loss))
+        words += math.prod(y.shape)
+    return math.fsum(sums) / words

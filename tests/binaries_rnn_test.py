@@ -1,0 +1,295 @@
+"""The programs for text and their flagfiles, cut down: what is written and said, and what not."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from darts_tf import data, genotype
+from darts_tf.bin import benchmark_rnn, export, pipeline, search_rnn, train_rnn
+from tests.programs import FLAGS, ROOT, alphas, contents, run
+
+RUN_BY = {
+    "quickstart_text.flags": "test_the_pipeline_leaves_its_results_in_the_work_folder_itself",
+    "search_rnn_ptb_base.flags": "test_the_published_searches_run",
+    "search_rnn_ptb_first_order.flags": "test_the_published_searches_run",
+    "search_rnn_ptb_second_order.flags": "test_the_published_searches_run",
+    "train_rnn_ptb.flags": "test_the_published_trainings_run",
+    "train_rnn_wikitext2.flags": "test_the_published_trainings_run",
+}
+"""The test that runs each flagfile; `flagfiles_test` compares with the folder."""
+
+SIZES = ("--nhid=4", "--batch_size=2", "--evaluation_batch_size=2", "--epochs=2")
+TINY_SEARCH = (*SIZES, "--nodes=1", "--bptt=5")
+TINY_TRAINING = (*SIZES, "--bptt=5")
+TINY_PIPELINE = (
+    *(f"--search_{s.removeprefix('--')}" for s in TINY_SEARCH),
+    *(f"--train_{s.removeprefix('--')}" for s in TINY_TRAINING),
+    "--train_test_batch_size=1",
+    "--limit=120",
+)
+TEXTS = {"train": 30, "valid": 12, "test": 9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_the_root():
+    """Flagfiles name each other from the root of the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(tmp_path_factory):
+    """A corpus of few words."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    for part, lines in TEXTS.items():
+        words = generator.choice(["the", "cat", "sat", "<unk>", "N"], (lines, 4))
+        (folder / f"{part}.txt").write_text("".join(f" {' '.join(line)} \n" for line in words))
+    return folder
+
+
+def flagfile(name):
+    assert name in RUN_BY
+    return f"--flagfile={FLAGS / name}"
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def finished(program, folder, *arguments):
+    """A finished run: its folder and the command that made it."""
+    command = (*arguments, f"--workdir={folder}")
+    assert run(program, *command) == 0
+    return types.SimpleNamespace(folder=folder, command=command, program=program)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    return finished(train_rnn, folder, *TINY_TRAINING, "--limit=120", "--nonmono=0")
+
+
+@pytest.fixture(scope="module")
+def piped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pipeline"
+    return finished(pipeline, folder, flagfile("quickstart_text.flags"), *TINY_PIPELINE)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_the_published_searches_run(order, corpus_folder, tmp_path, capsys):
+    name = flagfile(f"search_rnn_ptb_{order}_order.flags")
+    places = (f"--data_dir={corpus_folder}", f"--workdir={tmp_path}")
+    assert run(search_rnn, name, *TINY_SEARCH, *places) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^search epoch 2/2 .* val_perplexity \d", said, re.MULTILINE)
+    found = rows(tmp_path)
+    assert [row["epoch"] for row in found] == [0, 1]
+    for row in found:
+        names = {"epoch", "seconds", "learning_rate", "loss", "arch_loss", "perplexity"}
+        assert set(row) == names | {"val_loss", "val_perplexity"}
+        assert row["learning_rate"] == 20
+        assert row["val_perplexity"] == pytest.approx(math.exp(row["val_loss"]))
+    arrays = alphas(tmp_path)
+    assert arrays["recurrent"].shape == (2, 1, 5)
+    assert np.abs(arrays["recurrent"][1] - arrays["recurrent"][0]).max() > 0
+    path = tmp_path / "genotype.json"
+    assert genotype.load(path) == genotype.derive_recurrent(arrays["recurrent"][-1])
+    provenance = genotype.load_provenance(path)
+    given = {"program": "search_rnn", "order": {"first": "first", "second": "second_fd"}[order]}
+    assert given.items() <= provenance.items()
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["alphas.png", "cells.svg"]
+
+
+def test_the_published_quirks_run(tmp_path):
+    quirks = ("--published_quirks", "--order=second_fd", "--limit=60", "--dropout=0.5")
+    finished(search_rnn, tmp_path / "run", *TINY_SEARCH, *quirks)
+    assert all(math.isfinite(row["arch_loss"]) for row in rows(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["train_rnn_ptb.flags", "train_rnn_wikitext2.flags"])
+def test_the_published_trainings_run(name, corpus_folder, tmp_path, capsys):
+    places = (f"--data_dir={corpus_folder}", f"--workdir={tmp_path}")
+    assert run(train_rnn, flagfile(name), *TINY_TRAINING, *places) == 0
+    said = capsys.readouterr().out
+    figures = r"^test perplexity \d+\.\d\d \(unigrams \d+\.\d\d\), [\d,]+ weights$"
+    assert re.search(figures, said, re.MULTILINE)
+
+
+def test_a_training_writes_its_figures_and_the_best_model_with_its_words(trained):
+    import keras
+
+    from darts_tf.networks import language  # noqa: F401  (registers the class)
+    from darts_tf.training.language import stream_loss
+
+    folder = trained.folder
+    found = rows(folder)
+    assert [row["epoch"] for row in found] == [0, 1]
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    best = min(found, key=lambda row: row["val_loss"])
+    assert metrics["best_epoch"] == best["epoch"]
+    assert metrics["valid_perplexity"] == pytest.approx(best["val_perplexity"], rel=1e-4)
+    words = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"]
+    corpus = data.builtin_corpus()
+    assert words == list(corpus.vocabulary.words)
+    network = keras.models.load_model(folder / "model.keras", compile=False)
+    assert network.genotype == genotype.zoo.genotype("DARTS_V2", "rnn")
+    assert metrics["weights"] == network.count_weights()
+    loss = stream_loss(network, data.evaluation_windows(corpus.test[:120], 1, 5))
+    assert metrics["test_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+
+
+def test_the_same_command_again_says_the_same_without_training_again(trained, monkeypatch, capsys):
+    before = contents(trained.folder)
+
+    def fit(*_, **__):
+        raise AssertionError("nothing was left to do")
+
+    monkeypatch.setattr("keras.Model.fit", fit)
+    assert run(train_rnn, *trained.command) == 0
+    assert "test perplexity" in capsys.readouterr().out
+    after = contents(trained.folder)
+    assert after["metrics.json"] == before["metrics.json"]
+    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+
+
+def test_the_pipeline_leaves_its_results_in_the_work_folder_itself(piped):
+    folder = piped.folder
+    for stage, name in (
+        ("search", "genotype.json"),
+        ("search", "alphas.npz"),
+        ("search", "plots/cells.svg"),
+        ("train", "metrics.json"),
+        ("train", "model.keras"),
+        ("train", "vocabulary.json"),
+    ):
+        assert (folder / name).read_bytes() == (folder / stage / name).read_bytes()
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["genotype"] == genotype.load(folder / "genotype.json").to_text()
+    assert metrics["unigram_test_perplexity"] > 1
+    assert run(pipeline, *piped.command) == 0
+
+
+def test_the_saved_model_scores_the_test_part_as_reported(piped):
+    corpus = data.builtin_corpus()
+    metrics = json.loads((piped.folder / "metrics.json").read_text(encoding="utf-8"))
+    served = tf.saved_model.load(str(piped.folder / "saved_model"))
+    words = corpus.test[:120]
+    state = served.initial_state(1)["state"]
+    found = served.serve(words[None, :-1], state)["log_probabilities"].numpy()[0]
+    loss = -found[np.arange(119), words[1:]].mean()
+    assert metrics["test_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    # The same from text, with an unknown word, beside a row of another length.
+    text = " ".join(corpus.vocabulary.decode(words[:6])) + " unheardofword"
+    scored = served.serve_text([text, "the"], served.initial_state(2)["state"])
+    unknown = corpus.vocabulary.encode(["<unk>"])[0]
+    assert scored["tokens"].numpy()[0].tolist() == [*words[:6], unknown]
+    assert scored["lengths"].numpy().tolist() == [7, 1]
+    np.testing.assert_allclose(scored["log_probabilities"][0, :6], found[:6], atol=1e-5)
+    alone = served.serve_text(["the"], state)
+    np.testing.assert_allclose(scored["state"][1], alone["state"][0], atol=1e-6)
+
+
+def test_the_saved_model_loads_without_this_package(piped, tmp_path):
+    code = (
+        "import sys; sys.modules['darts_tf'] = None\n"
+        "import tensorflow as tf\n"
+        f"served = tf.saved_model.load({str(piped.folder / 'saved_model')!r})\n"
+        "out = served.signatures['serve_text'](text=tf.constant(['the cat']),\n"
+        "    state=served.initial_state(1)['state'])\n"
+        "print(out['log_probabilities'].shape[1], float(tf.reduce_sum(tf.exp(\n"
+        "    out['log_probabilities'][0, 1]))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    time, total = done.stdout.split()
+    assert time == "2" and float(total) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_benchmark_prints_one_object(capsys):
+    small = ("--width=4", "--batch_size=3", "--window=4", "--vocabulary=9", "--steps=1")
+    keys = "mode order parameters start_s trace_s step_s median_s min_s tokens_per_s peak_rss_mb"
+    for mode in ("search_rnn", "train_rnn"):
+        assert run(benchmark_rnn, f"--mode={mode}", *small) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert set(found) == {*keys.split(), "graph_nodes", "versions", "threads"}
+        assert found["mode"] == mode and len(found["step_s"]) == 1 and found["graph_nodes"] > 100
+
+
+def test_the_export_refuses_what_it_cannot_do(trained, tmp_path, capsys):
+    output = f"--output={tmp_path / 'out'}"
+    assert run(export, f"--workdir={trained.folder}", output, "--formats=tflite") == 1
+    assert "exported as saved_model only" in capsys.readouterr().err
+    assert run(export, f"--workdir={trained.folder}", output) == 0
+
+
+def refused(capsys, program, folder, *arguments):
+    """The one line with which a program refuses, having written nothing."""
+    assert run(program, f"--workdir={folder}", *arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err
+    assert not folder.exists()
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "words"),
+    [
+        (search_rnn, "--order=third", "Unknown --order 'third'. Known: first, second_exact"),
+        (search_rnn, "--order=first --published_quirks", "need --order=second_fd. Received: --or"),
+        (search_rnn, "--dropout=1", r"--dropout must be in \[0, 0.999999\]. Received: --dropout=1"),
+        (search_rnn, "--nhid=0", "--nhid must be at least 1. Received: --nhid=0."),
+        (search_rnn, "--bptt=1", "--bptt must be at least 2. Received: --bptt=1."),
+        (search_rnn, "--beta=nan", "--beta must be at least 0. Received: --beta=nan."),
+        (train_rnn, "--test_batch_size=0", "--test_batch_size must be at least 1. Received"),
+        (train_rnn, "--genotype=DARTS_V3", "Unknown genotype 'DARTS_V3'. Known: .*ENAS"),
+        (search_rnn, "--dataset=ptb", "Unknown text 'ptb'. Known: python_topics, text."),
+        (search_rnn, "--dataset=text", "--dataset=text needs --data_dir, the folder that holds"),
+        (train_rnn, "--dataset=text --data_dir=nowhere", "There is no folder nowhere"),
+        (search_rnn, "--limit=100", "A batch of 256 rows needs at least 768 words; the training"),
+        (train_rnn, "--limit=250 --batch_size=4 --test_batch_size=90", "the part test has 250"),
+        (pipeline, "--dataset=python_topics --search_nhid=0", "--search_nhid must be at least 1"),
+        (pipeline, "--dataset=python_topics --train_nonmono=-1", "--train_nonmono must be at le"),
+        (pipeline, "--dataset=text", "--dataset=text needs --data_dir"),
+        (search_rnn, "--min_count=0", "flag --min_count=0: 0 is not a positive integer"),
+        (search_rnn, "--vocabulary=some", "value should be one of <all|train>"),
+    ],
+)
+def test_wrong_flags_are_refused_and_leave_no_work_folder(
+    program, arguments, words, capsys, tmp_path
+):
+    assert re.search(words, refused(capsys, program, tmp_path / "run", *arguments.split()))
+
+
+def test_texts_that_cannot_be_used_are_refused(corpus_folder, capsys, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for part in TEXTS:
+        (folder / f"{part}.txt").write_bytes((corpus_folder / f"{part}.txt").read_bytes())
+    given = (search_rnn, tmp_path / "run", "--dataset=text", f"--data_dir={folder}")
+    (folder / "test.txt").write_bytes(b"good\nb\xe4d\n")
+    assert "test.txt is not UTF-8 text: line 2 holds the byte 0xe4" in refused(capsys, *given)
+    (folder / "test.txt").write_text("")
+    assert "test.txt is empty: it holds no word" in refused(capsys, *given)
+    (folder / "test.txt").unlink()
+    assert f"The folder {folder} has no test.txt" in refused(capsys, *given)
+
+
+def test_a_folder_with_another_run_is_refused(trained, capsys):
+    assert run(train_rnn, *trained.command, "--seed=9") == 1
+    assert "holds a run with other flags: --seed was 1267, now 9." in capsys.readouterr().err
+
+
+def test_run_by_names_tests_of_this_file():
+    assert set(RUN_BY.values()) <= set(globals())
