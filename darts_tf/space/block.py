@@ -266,9 +266,10 @@ class Block(keras.layers.Layer):
         """Applies the function to a state that other blocks may share."""
         inputs = (state.read(self.function.reads()), *further)
         training = bool(training) and self.statistics is not None
-        # Cast here: when a cell is recomputed, Keras' own casting is over.
-        dtype = self.compute_dtype
-        vector = tf.nest.map_structure(lambda part: tf.cast(part, dtype), read(self.vector))
+        vector = read(self.vector)
+        if vector is not None:  # cast here: when a cell is recomputed, Keras' own casting is over
+            dtype = self.compute_dtype
+            vector = tf.nest.map_structure(lambda part: tf.cast(part, dtype), vector)
         statistics = None if self.statistics is None else tf.convert_to_tensor(self.statistics)
         if not training:
             return _traced(self.function, self._layout, False)(vector, statistics, *inputs)

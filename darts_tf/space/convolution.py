@@ -19,8 +19,7 @@ def separable(
 ) -> Number:
     """A depthwise convolution and the 1x1 convolution that follows it.
 
-    What is between them is not kept for the gradient of the 1x1 kernel but computed anew: a twentieth
-    more time for a third less memory.
+    What is between them is not kept for the gradient of the 1x1 kernel but computed anew.
 
     Args:
         x: (batch, height, width, channels in).

@@ -1,10 +1,10 @@
-"""Dual numbers: a network's outputs together with their derivative along a direction of its weights.
+"""Dual numbers: a network's outputs with their derivative along a direction of its weights.
 
-The exact second order needs d/dalpha of s = d/de L(w + e v, alpha) at e = 0, which is the product of
-the mixed second derivative with v. Nested tapes compute it by going back through the backward pass.
-Here every tensor function takes and returns pairs (value, derivative along v) instead, so that s
-comes out of one pass forward and its gradient out of one pass backward: the same number, with half
-the memory and a third of the graph.
+The exact second order needs d/dalpha of s = d/de L(w + e v, alpha) at e = 0, which is the product
+of the mixed second derivative with v. Nested tapes compute it by going back through the backward
+pass. Here every tensor function takes and returns pairs (value, derivative along v) instead, so
+that s comes out of one pass forward and its gradient out of one pass backward: the same number,
+with half the memory and a third of the graph.
 
 The functions of `darts_tf.space.functional` accept `Dual` in place of tensors by these decorators.
 """
