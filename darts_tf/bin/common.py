@@ -1,5 +1,6 @@
 """What all programs share: parsing, errors and exit codes, devices."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -136,20 +137,66 @@ def write_json(path: pathlib.Path, content: Mapping) -> None:
 
 def define_device_flags(values: flags.FlagValues) -> None:
     """Defines the flags that say how to compute, not what."""
-    flags.DEFINE_integer(
-        "threads", 0, "Number of threads; 0 for all cores.", lower_bound=0, flag_values=values
-    )
+    for name, help_text in (
+        ("threads", "Number of threads; 0 for all cores."),
+        (
+            "intra_op_threads",
+            "Threads that share one operation. 0: on a CPU one for networks of images, whose cells "
+            "have operations for all threads; else TensorFlow's choice.",
+        ),
+        ("inter_op_threads", "Operations that are computed at a time. 0: as many as --threads."),
+    ):
+        flags.DEFINE_integer(name, 0, help_text, lower_bound=0, flag_values=values)
     flags.DEFINE_enum(
         "graph_optimizer",
         "auto",
         ["auto", "on", "off"],
-        "TensorFlow's graph optimizer: steps are about a fifth faster with it, the first step "
-        "takes up to minutes longer. auto: on for runs of more than 2000 steps.",
+        "TensorFlow's graph optimizer: steps are a few per cent faster with it, the first step "
+        "takes twice as long. auto: on for runs of more than 2000 steps.",
         flag_values=values,
     )
 
 
-def configure_devices(values: flags.FlagValues, steps: int = 0) -> None:
+def define_computation_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of how a model of images is computed."""
+    flags.DEFINE_enum(
+        "mixed_precision",
+        "none",
+        ["none", "bfloat16", "float16"],
+        "Type of what is computed inside the networks; weights stay in float32. Slower on a CPU "
+        "at these sizes. float16 is used without scaling the loss.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "jit_compile",
+        False,
+        "Compiles the steps with XLA, which has no kernel for the exact second order's max "
+        "pooling. On a CPU it takes minutes and is slower.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "recompute",
+        False,
+        "Computes each cell of a supernet again in the backward pass instead of keeping what is "
+        "inside: a third less memory, half more time.",
+        flag_values=values,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """How a model of images is computed, the numbers being the same."""
+
+    recompute: bool = False
+    jit_compile: bool = False
+
+
+def computation_of(values: flags.FlagValues) -> Computation:
+    """What the flags of `define_computation_flags` say."""
+    return Computation(values.recompute, values.jit_compile)
+
+
+def configure_devices(values: flags.FlagValues, steps: int = 0, branching: bool = True) -> None:
     """Applies the device flags. To be called before TensorFlow computes anything.
 
     A second call, when the number of steps is known, leaves the threads as they are.
@@ -157,11 +204,25 @@ def configure_devices(values: flags.FlagValues, steps: int = 0) -> None:
     Args:
         values: Flags defined by `define_device_flags`.
         steps: Steps that the run will take; decides --graph_optimizer=auto.
+        branching: Whether the model has many operations that do not wait for each other, as cells
+            have. On a CPU each thread then has operations of its own. Threads that share one
+            hand it over and wait at its end: at these sizes that costs more than it gains.
     """
+    import keras
     import tensorflow as tf
 
-    if values.threads and values.threads != tf.config.threading.get_intra_op_parallelism_threads():
-        tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(values.threads)
+    threading = tf.config.threading
+    intra, inter = values.intra_op_threads, values.inter_op_threads or values.threads
+    if branching and not tf.config.list_physical_devices("GPU"):
+        intra, inter = intra or 1, inter or os.cpu_count()
+    intra = intra or values.threads
+    # Threads cannot be changed once devices are in use, as when programs call each other.
+    with contextlib.suppress(RuntimeError):
+        if intra and intra != threading.get_intra_op_parallelism_threads():
+            threading.set_intra_op_parallelism_threads(intra)
+        if inter and inter != threading.get_inter_op_parallelism_threads():
+            threading.set_inter_op_parallelism_threads(inter)
     optimize = {"auto": steps > 2000, "on": True, "off": False}[values.graph_optimizer]
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not optimize})
+    if "mixed_precision" in values and values.mixed_precision != "none":
+        keras.config.set_dtype_policy(f"mixed_{values.mixed_precision}")

@@ -59,6 +59,7 @@ def define_flags(values: flags.FlagValues) -> None:
         only_text = dataclasses.make_dataclass("OnlyText", new)
         common.define_settings(only_text, helps[of_text], values, prefix)
     common.define_device_flags(values)
+    common.define_computation_flags(values)
 
 
 def settle(values: flags.FlagValues) -> str:
@@ -99,8 +100,11 @@ def _images(values, searching, training) -> tuple[str, dict]:
     steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
     common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
     folder = _prepare(values)
-    genotype = search_cnn.search(searching, image_data, folder / "search")
-    metrics = train_cnn.train(training, genotype, values.dataset, streams, folder / "train")
+    computation = common.computation_of(values)
+    genotype = search_cnn.search(searching, image_data, folder / "search", computation)
+    metrics = train_cnn.train(
+        training, genotype, values.dataset, streams, folder / "train", computation
+    )
     _finish(folder, "data.json")
     accuracy = f"{100 * metrics['test_accuracy']:.2f}"
     return f"test accuracy {accuracy} % with {metrics['weights']:,} weights", metrics
@@ -109,13 +113,13 @@ def _images(values, searching, training) -> tuple[str, dict]:
 def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
     corpus = text.load(values)
-    common.configure_devices(values)
+    common.configure_devices(values, branching=False)
     windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
     steps = (
         settings.epochs * len(w.windows(0))
         for settings, w in zip((searching, training), windows, strict=True)
     )
-    common.configure_devices(values, max(steps))
+    common.configure_devices(values, max(steps), branching=False)
     folder = _prepare(values)
     genotype = search_rnn.search(searching, corpus, folder / "search")
     metrics = train_rnn.train(training, genotype, corpus, folder / "train")

@@ -97,13 +97,19 @@ def pairing_of(settings: SearchSettings, image_data):
     )
 
 
-def search(settings: SearchSettings, image_data, folder: pathlib.Path):
+def search(
+    settings: SearchSettings,
+    image_data,
+    folder: pathlib.Path,
+    computation: common.Computation = common.Computation(),
+):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
     Args:
         settings: How.
         image_data: A `darts_tf.data.ImageData`.
         folder: The work folder, which exists.
+        computation: How the supernet is computed.
     """
     import keras
     import numpy as np
@@ -121,6 +127,7 @@ def search(settings: SearchSettings, image_data, folder: pathlib.Path):
         num_cells=settings.layers,
         num_nodes=settings.nodes,
         image_shape=image_data.image_shape,
+        recompute=computation.recompute,
     )
     model = darts_tf.ArchitectureSearch(supernet, order=settings.order)
     optimizer = darts_tf.SGD(
@@ -131,6 +138,7 @@ def search(settings: SearchSettings, image_data, folder: pathlib.Path):
         arch_optimizer=darts_tf.Adam(settings.arch_learning_rate, l2=settings.arch_weight_decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=computation.jit_compile,
     )
     _, validation = image_data.search_halves(settings.train_portion)
     run = loop.Run(
@@ -170,6 +178,7 @@ def define_flags(values: flags.FlagValues) -> None:
     images.define_flags(values)
     common.define_settings(SearchSettings, HELP, values)
     common.define_device_flags(values)
+    common.define_computation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -181,7 +190,7 @@ def main(values: flags.FlagValues) -> int:
     pairing = pairing_of(settings, image_data)
     common.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
     folder = work_folder.prepare(values)
-    found = search(settings, image_data, folder)
+    found = search(settings, image_data, folder, common.computation_of(values))
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

@@ -134,7 +134,12 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
 
 
 def train(
-    settings: TrainSettings, genotype, dataset: str, streams: Streams, folder: pathlib.Path
+    settings: TrainSettings,
+    genotype,
+    dataset: str,
+    streams: Streams,
+    folder: pathlib.Path,
+    computation: common.Computation = common.Computation(),
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
@@ -144,6 +149,7 @@ def train(
         dataset: Name of the data set; "imagenet2012" selects ImageNet's stem.
         streams: The data.
         folder: The work folder, which exists.
+        computation: How the network is computed.
     """
     import keras
 
@@ -177,6 +183,7 @@ def train(
         loss=smoothed if settings.label_smoothing else plain,
         evaluation_loss=plain,
         metrics=["accuracy"],
+        jit_compile=computation.jit_compile,
     )
     schedule = (
         darts_tf.exponential_schedule(settings.learning_rate, settings.learning_rate_decay)
@@ -234,6 +241,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     common.define_settings(TrainSettings, HELP, values)
     common.define_device_flags(values)
+    common.define_computation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -250,7 +258,9 @@ def main(values: flags.FlagValues) -> int:
         streams = streams_of_images(settings, images.load(values))
     common.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
     folder = work_folder.prepare(values)
-    metrics = train(settings, genotype, values.dataset, streams, folder)
+    metrics = train(
+        settings, genotype, values.dataset, streams, folder, common.computation_of(values)
+    )
     print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

@@ -6,7 +6,14 @@ from absl import flags
 
 from darts_tf.errors import InputError
 
-NOT_OF_THE_RUN = {"workdir", "data_dir", "threads", "graph_optimizer", "flagfile", "undefok"}
+NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
+    "threads",
+    "intra_op_threads",
+    "inter_op_threads",
+    "graph_optimizer",
+    "jit_compile",
+    "recompute",
+}
 """Flags that say where and how fast, and may differ when a run goes on."""
 
 NOT_WRITTEN = {"workdir", "flagfile", "undefok"}

@@ -279,6 +279,8 @@ class ArchitectureSearch(keras.Model):
 
     def _mean_loss(self, y, outputs, weight, reduce):
         """This replica's share of the mean over the global batch."""
+        if outputs.dtype in (tf.bfloat16, tf.float16):
+            outputs = tf.cast(outputs, tf.float32)
         losses = self.per_example_loss(y, outputs)
         if weight is None:
             total, count = tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype)
