@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from darts_tf import data, genotype
-from darts_tf.bin import benchmark, export, pipeline, search_rnn, train_rnn
+from darts_tf.bin import export, pipeline, search_rnn, train_rnn
 from tests.programs import FLAGS, ROOT, alphas, contents, run
 
 RUN_BY = {
@@ -215,16 +215,6 @@ def test_the_saved_model_loads_without_this_package(piped, tmp_path):
     assert done.returncode == 0, done.stderr
     time, total = done.stdout.split()
     assert time == "2" and float(total) == pytest.approx(1, abs=1e-4)
-
-
-def test_the_benchmark_prints_one_object(capsys):
-    small = ("--width=4", "--batch_size=3", "--window=4", "--vocabulary=9", "--steps=1")
-    keys = "mode order parameters start_s trace_s step_s median_s min_s tokens_per_s peak_rss_mb"
-    for mode in ("search_rnn", "train_rnn"):
-        assert run(benchmark, f"--mode={mode}", *small) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert set(found) == {*keys.split(), "graph_nodes", "versions", "threads"}
-        assert found["mode"] == mode and len(found["step_s"]) == 1 and found["graph_nodes"] > 100
 
 
 def test_the_export_refuses_what_it_cannot_do(trained, tmp_path, capsys):

@@ -101,7 +101,7 @@ def search(
     settings: SearchSettings,
     image_data,
     folder: pathlib.Path,
-    computation: common.Computation = common.Computation(),
+    computation: common.Computation,
 ):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 

@@ -139,7 +139,7 @@ def train(
     dataset: str,
     streams: Streams,
     folder: pathlib.Path,
-    computation: common.Computation = common.Computation(),
+    computation: common.Computation,
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 

@@ -5,6 +5,9 @@ products might need to the backward pass, also where the gradient of the kernels
 in an alpha step. That is most of a supernet's memory, so the gradients are written out here.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from darts_tf.space.dual import Number, bilinear, is_dual
@@ -62,14 +65,8 @@ def pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         x: (batch, height, width, channels in).
         kernel: The kernel.
     """
-    if is_exporting() or wants_gradient_of("weights"):
+    with _constant_kernel("MatMul", "Reshape"):
         return _product(x, kernel)
-
-    @tf.custom_gradient
-    def convolve(x):
-        return _product(x, kernel), lambda dy: _product(dy, kernel, transpose=True)
-
-    return convolve(x)
 
 
 @bilinear
@@ -90,24 +87,53 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1, dilation: int = 
         # silently wrong.
         x, stride = x[:, ::2, ::2], 1
     x, window = _windowed(x, kernel, stride)
-    if is_exporting():
-        return tf.nn.depthwise_conv2d(x, kernel, **window)
-    shape = x.shape
+    if is_exporting() or not wants_gradient_of("weights"):
+        with _constant_kernel("DepthwiseConv2dNative"):
+            return tf.nn.depthwise_conv2d(x, kernel, **window)
 
     @tf.custom_gradient
     def convolve(x, kernel):
         def backward(dy):
-            dx = _depthwise_input_gradient(dy, kernel, shape, window)
+            dx = _depthwise_input_gradient(dy, kernel, x.shape, window)
             return dx, _depthwise_kernel_gradient(tf.identity(x), dy, kernel.shape, window)
 
         return tf.nn.depthwise_conv2d(x, kernel, **window), backward
 
-    @tf.custom_gradient
-    def convolve_input(x):
-        y = tf.nn.depthwise_conv2d(x, kernel, **window)
-        return y, lambda dy: _depthwise_input_gradient(dy, kernel, shape, window)
+    return convolve(x, kernel)
 
-    return convolve(x, kernel) if wants_gradient_of("weights") else convolve_input(x)
+
+@contextlib.contextmanager
+def _constant_kernel(*operations: str) -> Iterator[None]:
+    """Within it, operations of a graph get gradients that do not keep the input for the kernel's.
+
+    A gradient with respect to the kernel is then None. (`tf.custom_gradient` would not do: a graph
+    keeps every argument of it.)
+    """
+    if tf.executing_eagerly() or is_exporting() or wants_gradient_of("weights"):
+        yield
+        return
+    names = {operation: f"{operation}WithConstantKernel" for operation in operations}
+    with tf.compat.v1.get_default_graph().gradient_override_map(names):
+        yield
+
+
+@tf.RegisterGradient("MatMulWithConstantKernel")
+def _product_gradient(operation, dy):
+    return tf.matmul(dy, operation.inputs[1], transpose_b=True), None
+
+
+@tf.RegisterGradient("ReshapeWithConstantKernel")
+def _reshape_gradient(operation, dy):
+    # The stock gradient keeps the input to ask for its shape, where the batch size is not known.
+    return tf.reshape(dy, [-1, *operation.inputs[0].shape[1:]]), None
+
+
+@tf.RegisterGradient("DepthwiseConv2dNativeWithConstantKernel")
+def _depthwise_gradient(operation, dy):
+    x, kernel = operation.inputs
+    window = {name: operation.get_attr(name) for name in ("strides", "padding")}
+    window["padding"] = window["padding"].decode()
+    return _depthwise_input_gradient(dy, kernel, x.shape, window), None
 
 
 def pad(x: tf.Tensor, vertical: int, horizontal: int, value: float = 0.0) -> tf.Tensor:
