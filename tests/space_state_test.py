@@ -20,13 +20,16 @@ NAMES = ("activated", "phases", "even_pixels", "odd_pixels", "max_pooled", "aver
 def calls(monkeypatch):
     """How often each function below a state has run."""
     counts = collections.Counter()
-    for name in ("phases", "max_pool", "average_pool"):
 
-        def counted(*arguments, name=name, function=getattr(functional, name)):
+    def counted(name, function):
+        def call(*arguments):
             counts[name] += 1
             return function(*arguments)
 
-        monkeypatch.setattr(functional, name, counted)
+        return call
+
+    for name in ("phases", "max_pool", "average_pool"):
+        monkeypatch.setattr(functional, name, counted(name, getattr(functional, name)))
 
     def activation(x):
         counts["activation"] += 1

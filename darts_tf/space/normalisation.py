@@ -118,7 +118,6 @@ def _jacobian_product(v, x, gamma, mean, variance, *reserved):
         n = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype)
         biased = variance * (n - 1) / n
         factor = -tf.math.rsqrt(biased + EPSILON) / n
-        product, v_along, _ = kernel(v)  # anew, not kept: memory is scarcer than time here
         of_v, c_along, _ = kernel(c)
         overlap = tf.reduce_sum(tf.cast(c * product, gamma.dtype), [0, 1, 2])
         normalised = tf.raw_ops.FusedBatchNormV3(
@@ -136,7 +135,8 @@ def _jacobian_product(v, x, gamma, mean, variance, *reserved):
         of_x = tf.add_n([normalised, *others])
         return (of_v, of_x, tf.math.divide_no_nan(overlap, gamma), *[None] * (2 + len(reserved)))
 
-    return kernel(v)[0], backward
+    product, v_along, _ = map(tf.stop_gradient, kernel(v))
+    return tf.identity(product), backward
 
 
 def batch_norm_inference(
