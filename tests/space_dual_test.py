@@ -133,16 +133,7 @@ def test_the_gradient_of_the_tangent_is_right_for_values_and_directions(name):
             assert abs(flat(gradient) @ flat(d) - expected) < 1e-6 * abs(expected)
 
 
-def known_to_fail(name, reason):
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
-MOVING_NORM = known_to_fail(
-    "batch norm with moving scale and shift", "batch_norm broadcasts beta's missing tangent"
-)
-
-
-@pytest.mark.parametrize("name", [*(n for n in CASES if n not in MOVING_NORM.values), MOVING_NORM])
+@pytest.mark.parametrize("name", CASES)
 def test_no_tangent_stands_for_a_derivative_of_zero(name):
     function, arguments = CASES[name]
     values = [tf.constant(a) for a in arguments]
@@ -152,7 +143,6 @@ def test_no_tangent_stands_for_a_derivative_of_zero(name):
         np.testing.assert_array_equal(y.tangent, np.zeros(y.shape))
 
 
-@pytest.mark.xfail(strict=True, reason="the fused kernel is given the missing tangent")
 def test_no_tangent_stands_for_zero_in_the_fused_batch_norm_too():
     x = tf.constant(X, tf.float32)
     y = norm(Dual(x, None))
@@ -166,25 +156,10 @@ BY_ARGUMENT = [
     for moving in range(len(arguments))
     if len(arguments) > 1 and "batch norm" not in name
 ]
-ONLY_POINTWISE = pytest.mark.xfail(
-    strict=True, reason="separable does not ask whether its 1x1 kernel is dual"
-)
 
 
-@pytest.mark.parametrize(
-    "name, moving, fixed",
-    [
-        pytest.param(
-            *case,
-            fixed,
-            marks=[ONLY_POINTWISE]
-            if case[0].startswith("separable") and (case[1], fixed) == (2, "tensor")
-            else [],
-        )
-        for case in BY_ARGUMENT
-        for fixed in ("tensor", "no tangent")
-    ],
-)
+@pytest.mark.parametrize("fixed", ["tensor", "no tangent"])
+@pytest.mark.parametrize("name, moving", BY_ARGUMENT)
 def test_arguments_without_a_derivative_count_as_constants(name, moving, fixed):
     """As the image does: it does not move with the weights."""
     function, arguments = CASES[name]

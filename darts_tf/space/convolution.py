@@ -33,7 +33,8 @@ def separable(
     Returns:
         (batch, ceil(height / stride), ceil(width / stride), channels out).
     """
-    if is_dual(x, depthwise_kernel) or is_exporting() or not wants_gradient_of("weights"):
+    moving = is_dual(x, depthwise_kernel, pointwise_kernel)
+    if moving or is_exporting() or not wants_gradient_of("weights"):
         return pointwise(depthwise(x, depthwise_kernel, stride), pointwise_kernel)
     x, window = _windowed(x, depthwise_kernel, stride)
 

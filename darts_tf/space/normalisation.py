@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from darts_tf.space.dual import Dual, Number, bilinear, symmetric, total
+from darts_tf.space.dual import Dual, Number, bilinear, is_dual, linear, symmetric, total
 from darts_tf.space.tracing import replicas
 
 EPSILON = 1e-5
@@ -30,7 +30,8 @@ def batch_norm(
         published networks keep that one as running variance. (Keras' BatchNormalization keeps the
         biased one.) No statistics for a `Dual`.
     """
-    if isinstance(x, Dual):
+    if is_dual(x, gamma, beta):
+        x = x if isinstance(x, Dual) else Dual(x, None)
         return _along(x, gamma, beta), None, None
     # Statistics stay in float32 at half precision.
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
@@ -75,13 +76,13 @@ def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 def _along(x: Dual, gamma: Number | None, beta: Number | None) -> Dual:
     """BatchNorm of a `Dual`: y' = J x', with a Jacobian J = gamma r P that is symmetric."""
-    if isinstance(gamma, Dual):
+    if is_dual(gamma, beta):
         normalised = _along(x, None, None)
-        shift = Dual(*(tf.broadcast_to(part, tf.shape(normalised.value)) for part in beta))
+        shift = linear(tf.broadcast_to)(beta, tf.shape(normalised.value))
         return total([bilinear(tf.multiply)(normalised, gamma), shift])
-    if not _is_fused(x) or beta is not None:
+    if x.tangent is None or not _is_fused(x) or beta is not None:
         return symmetric(lambda x: batch_norm(x, gamma, beta)[0], x)
-    gamma = tf.ones([x.shape[-1]]) if gamma is None else gamma
+    gamma = tf.ones([x.shape[-1]]) if gamma is None else tf.cast(gamma, tf.float32)
     fused = _fused(x.value, gamma, tf.zeros_like(gamma))
     return Dual(fused.y, _jacobian_product(x.tangent, x.value, gamma, *fused[1:6]))
 
