@@ -1,5 +1,7 @@
 """Supernet: the network of the search; every edge is a mixed operation (paper, section 2.2)."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -8,7 +10,7 @@ from darts_tf.networks import skeleton
 from darts_tf.space.block import Block, View
 from darts_tf.space.cells import SearchCell
 from darts_tf.space.dual import Dual, Number, along, current_directions
-from darts_tf.space.primitives import activation_function, check_primitives
+from darts_tf.space.primitives import activation_function, check_primitives, primitive
 from darts_tf.space.recompute import recomputed
 
 STEM_MULTIPLIER = 3
@@ -155,7 +157,13 @@ class Supernet(keras.Model):
             outputs.append(last)
         return [*outputs, self.classifier.call(last)]
 
-    def along(self, x: tf.Tensor, directions: list[tf.Tensor]) -> Dual:
+    @property
+    def along(self) -> Callable[[tf.Tensor, list[tf.Tensor]], Dual] | None:
+        """`logits_along`; None where a candidate is not known to take a `Dual`."""
+        known = all(primitive(name).takes_dual for name in self.primitives)
+        return self.logits_along if known else None
+
+    def logits_along(self, x: tf.Tensor, directions: list[tf.Tensor]) -> Dual:
         """The logits in training, and their derivative as the weights move.
 
         Args:

@@ -320,7 +320,7 @@ class ArchitectureSearch(keras.Model):
                 value = self._mean_loss(y, outputs, weight, reduce)
             return tf.reduce_sum(tape.gradient(value, outputs) * slope)
 
-        if hasattr(self.supernet, "along"):
+        if getattr(self.supernet, "along", None) is not None:
             loss.along = along
         return loss
 

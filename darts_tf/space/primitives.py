@@ -24,7 +24,15 @@ Normalise = Callable[[str, tf.Tensor], tf.Tensor]
 
 
 class Primitive:
-    """One operation from `channels_in` to `channels_out` channels at stride 1 or 2."""
+    """One operation from `channels_in` to `channels_out` channels at stride 1 or 2.
+
+    Attributes:
+        takes_dual: Whether `apply` takes a `Dual` wherever it takes a tensor, as it does if it
+            computes with the functions of `functional` alone. If not, the exact second order uses
+            nested tapes.
+    """
+
+    takes_dual = False
 
     def kernels(self, channels_in: int, channels_out: int, stride: int) -> Shapes:
         """Names and shapes of the weights, BatchNorm's scale and shift left out."""
@@ -64,6 +72,8 @@ class Primitive:
 class Zero(Primitive):
     """No connection. It takes part in the softmax, and never in a derived cell."""
 
+    takes_dual = True
+
     def apply(self, state, kernels, normalise, stride, search):
         """0 * x at the output's size; a NaN or infinity in x shows."""
         return state.whole[:, ::stride, ::stride] * 0
@@ -71,6 +81,8 @@ class Zero(Primitive):
 
 class Pool(Primitive):
     """3x3 pooling, followed by BatchNorm in the search form only."""
+
+    takes_dual = True
 
     def __init__(self, pooled: str):
         self.pooled = pooled
@@ -91,6 +103,8 @@ class Pool(Primitive):
 
 class SeparableConvolution(Primitive):
     """(activation, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise has the stride."""
+
+    takes_dual = True
 
     def __init__(self, size: int):
         self.size = size
@@ -123,6 +137,8 @@ class SeparableConvolution(Primitive):
 
 class DilatedConvolution(Primitive):
     """Activation, depthwise k x k with dilation 2, 1x1, BatchNorm; once, not repeated."""
+
+    takes_dual = True
 
     def __init__(self, size: int):
         self.size = size
@@ -161,6 +177,8 @@ class DilatedConvolution(Primitive):
 class Convolution1x7Then7x1(Primitive):
     """Activation, full 1x7 and 7x1 convolutions, BatchNorm (in AmoebaNet's cells only)."""
 
+    takes_dual = True
+
     def kernels(self, channels_in, channels_out, stride):
         """The 1x7 kernel is applied first, in spite of the primitive's published name."""
         return {
@@ -185,6 +203,8 @@ class Convolution1x7Then7x1(Primitive):
 
 class ReluConvBn(Primitive):
     """Activation, 1x1 convolution, BatchNorm: the preprocessing of a cell's input."""
+
+    takes_dual = True
 
     def kernels(self, channels_in, channels_out, stride):
         """One 1x1 kernel."""
@@ -211,6 +231,8 @@ class FactorizedReduce(Primitive):
     sizes nothing is added.)
     """
 
+    takes_dual = True
+
     def kernels(self, channels_in, channels_out, stride):
         """Half of the output channels each; an odd number leaves one more to the even pixels."""
         odd = channels_out // 2
@@ -236,6 +258,8 @@ class FactorizedReduce(Primitive):
 
 class SkipConnect(Primitive):
     """The identity at stride 1 (no activation or BatchNorm), a factorized reduction at stride 2."""
+
+    takes_dual = True
 
     def kernels(self, channels_in, channels_out, stride):
         """None at stride 1."""
