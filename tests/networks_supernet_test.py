@@ -165,6 +165,7 @@ def test_configuration_makes_the_same_network(tiny):
         "image_shape": [9, 8, 1],
         "primitives": list(CHEAP),
         "activation": "relu",
+        "recompute": False,
         "name": "supernet",
     }
     other = Supernet.from_config(config)

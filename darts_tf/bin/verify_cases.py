@@ -68,6 +68,7 @@ def primitives(names: Sequence[str] = CNN_PRIMITIVES):
 
     from darts_tf.search import verification
     from darts_tf.space.primitives import primitive
+    from darts_tf.space.state import State
 
     source = np.random.default_rng(3)
     for name in names:
@@ -77,7 +78,8 @@ def primitives(names: Sequence[str] = CNN_PRIMITIVES):
 
             def apply(x, *kernels, operation=operation, stride=stride, shapes=shapes):
                 named = dict(zip(shapes, kernels, strict=True))
-                return operation.apply(x, named, normalise, stride, True, tf.nn.relu)
+                state = State(stride, whole=x)
+                return operation.apply(state, named, normalise, stride, True)
 
             inputs = [source.normal(size=shape) for shape in ((2, 6, 6, 2), *shapes.values())]
             yield verification.second_derivative_check(

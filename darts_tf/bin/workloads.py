@@ -111,7 +111,11 @@ def inference(sizes: Sizes, jit_compile: bool) -> Workload:
         loaded = tf.saved_model.load(f"{folder}/saved_model")
     images = tf.cast(255 * tf.random.stateless_uniform(_shape(sizes), seed=[0, 0]), tf.uint8)
     units = ("images", sizes.batch_size)
-    return Workload(loaded.serve, images, network.count_weights(), units)
+
+    def serve(images):  # its variables live as long as what was loaded
+        return loaded.serve(images)
+
+    return Workload(serve, images, network.count_weights(), units)
 
 
 def data(sizes: Sizes, jit_compile: bool) -> Workload:
