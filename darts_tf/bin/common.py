@@ -170,15 +170,15 @@ def define_computation_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "jit_compile",
         False,
-        "Compiles the steps with XLA, which has no kernel for the exact second order's max "
-        "pooling. On a CPU it takes minutes and is slower.",
+        "Compiles the steps with XLA; meant for GPUs. XLA has no kernel for the exact second "
+        "order's max pooling.",
         flag_values=values,
     )
     flags.DEFINE_bool(
         "recompute",
         False,
         "Computes each cell of a supernet again in the backward pass instead of keeping what is "
-        "inside: a third less memory, half more time.",
+        "inside: a quarter less memory, a fifth more time.",
         flag_values=values,
     )
 
