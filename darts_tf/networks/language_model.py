@@ -134,7 +134,7 @@ class LanguageModel(keras.Model):
 
     def unroll(self, inputs, hidden, input_mask, hidden_mask, training, lengths=None):
         """Runs the cell: (time, batch, width) to an `Unrolled`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define unroll(), the passage of a window.")
 
     def reset_states(self) -> None:
         """Sets the carried hidden states to zero."""
