@@ -1,5 +1,6 @@
 """The training loop: what goes on after an interruption is what would have been."""
 
+import functools
 import json
 import os
 import signal
@@ -113,6 +114,12 @@ def test_a_signal_stops_the_run_gives_the_handlers_back_and_the_run_goes_on(whol
     assert train(model, make_run(tmp_path)) == 2
     for value, wanted in zip(state(model), whole[1], strict=True):
         np.testing.assert_array_equal(value, wanted)
+
+
+def test_an_epoch_that_takes_long_prints_lines_within(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "Progress", functools.partial(loop.Progress, every=0.0))
+    train(make_model(), make_run(tmp_path))
+    assert "test epoch 4/4  step 2/3  loss" in capsys.readouterr().out
 
 
 def test_a_finished_run_returns_at_once_with_its_last_state(whole):

@@ -149,6 +149,10 @@ def train(model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Op
         ],
         add_history=True,
         model=model,
+        # Keras tells these to a list of callbacks that it makes itself, not to one that it is given.
+        epochs=run.epochs,
+        steps=run.steps_per_epoch,
+        verbose=0,
     )
     # One fit for all epochs, or one for each where each has a data set of its own.
     stops = [run.epochs] if run.steps_per_epoch else range(first_epoch + 1, run.epochs + 1)
