@@ -149,7 +149,7 @@ def train(model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Op
         ],
         add_history=True,
         model=model,
-        # Keras tells these to a list of callbacks that it makes itself, not to one that it is given.
+        # Keras tells these to a list of callbacks that it makes itself, not to a given one.
         epochs=run.epochs,
         steps=run.steps_per_epoch,
         verbose=0,
