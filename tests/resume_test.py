@@ -127,7 +127,7 @@ def test_a_stopped_run_exits_with_75_and_says_how_to_go_on(either):
     code, said = notes["stopped"]
     assert code == 75
     assert (
-        "stopped by SIGTERM; the state after the last whole epoch is saved. Run the same command "
+        "stopped by SIGTERM; the state after the last step is saved. Run the same command "
         "again to go on.\n"
     ) in said
     assert "Traceback" not in said
@@ -135,7 +135,7 @@ def test_a_stopped_run_exits_with_75_and_says_how_to_go_on(either):
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_after_the_last_whole_epoch(either):
+def test_the_same_command_goes_on_where_it_was(either):
     _, _, notes = either
     last = notes["stopped after"]
     if "killed" in notes:
@@ -145,7 +145,7 @@ def test_the_same_command_goes_on_after_the_last_whole_epoch(either):
         last = notes["killed after"]
     code, said = notes["finished"]
     assert code == 0
-    after = int(re.search(r"^\w+ goes on after epoch (\d+)/\d+$", said, re.MULTILINE)[1])
+    after = int(re.search(r"^\w+ goes on after epoch (\d+)/\d+(?:, step \d+)?$", said, re.MULTILINE)[1])
     # A line is printed just before its epoch is saved; a signal that only stops comes later.
     assert after >= (last - 1 if "killed" in notes else last)
     done = [int(found[1]) for line in said.splitlines() if (found := LINE.match(line))]

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import signal
 import types
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import darts_tf
-from darts_tf.errors import InputError, StopRequested
+from darts_tf.errors import InputError
 from darts_tf.training.callbacks import (
     AlphaHistory,
     DropPathSchedule,
@@ -20,7 +19,6 @@ from darts_tf.training.callbacks import (
     NotFinite,
     Progress,
     StopOnNotFinite,
-    StopOnSignal,
     duration,
 )
 
@@ -286,57 +284,3 @@ def test_alphas_are_looked_at_once_in_a_window():
 
 def test_not_finite_is_an_error_that_the_user_can_mend():
     assert issubclass(NotFinite, InputError)
-
-
-class Kill(keras.callbacks.Callback):
-    """Sends this process signals at a step."""
-
-    def __init__(self, batch, *numbers):
-        super().__init__()
-        self.batch, self.numbers, self.seen = batch, numbers, []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.seen.append(batch)
-        if batch == self.batch:
-            for number in self.numbers:
-                os.kill(os.getpid(), number)
-
-
-@pytest.fixture
-def handlers():
-    """Handlers of the test, so that a signal that nobody takes over shows; put back afterwards."""
-
-    def lost(number, frame):
-        raise RuntimeError(f"signal {number} reached the test")
-
-    before = {s: signal.signal(s, lost) for s in (signal.SIGTERM, signal.SIGINT)}
-    yield lost
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_run_after_its_step(number, handlers):
-    kill, stop = Kill(1, number), StopOnSignal()
-    with pytest.raises(StopRequested, match=signal.Signals(number).name):
-        line_model().fit(*zeros(8), batch_size=2, verbose=0, callbacks=[kill, stop])
-    assert kill.seen == [0, 1]
-    stop.release()
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is handlers
-
-
-def test_a_second_interrupt_ends_at_once(handlers):
-    kill, stop = Kill(1, signal.SIGINT, signal.SIGINT), StopOnSignal()
-    with pytest.raises(KeyboardInterrupt):
-        line_model().fit(*zeros(8), batch_size=2, verbose=0, callbacks=[kill, stop])
-    stop.release()
-
-
-def test_handlers_are_given_back_after_the_run(handlers):
-    taken = []
-    look = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: taken.append(signal.getsignal(signal.SIGTERM))
-    )
-    line_model().fit(*zeros(), verbose=0, callbacks=[StopOnSignal(), look])
-    assert taken and handlers not in taken
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is handlers

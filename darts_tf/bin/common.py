@@ -64,8 +64,8 @@ def run(
         return USAGE_ERROR
     except StopRequested as signal:
         print(
-            f"stopped by {signal}; the state after the last whole epoch is saved. Run the "
-            "same command again to go on.",
+            f"stopped by {signal}; the state after the last step is saved. Run the same command "
+            "again to go on.",
             flush=True,
         )
         return STOPPED

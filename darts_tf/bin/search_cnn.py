@@ -145,8 +145,7 @@ def search(
         title="search",
         folder=folder,
         epochs=settings.epochs,
-        steps_per_epoch=pairing.steps_per_epoch,
-        batches=pairing.stream,
+        batches=loop.Batches.of_stream(pairing.steps_per_epoch, pairing.stream),
         validation_data=data.evaluation_batches(
             *validation, settings.batch_size, image_data.statistics
         ),

@@ -179,8 +179,7 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path):
         title="search",
         folder=folder,
         epochs=settings.epochs,
-        steps_per_epoch=None,
-        batches=windows.batches,
+        batches=loop.Batches(windows.steps, windows.batches, endless=False),
         validation_data=data.evaluation_windows(
             corpus.valid, settings.evaluation_batch_size, settings.bptt
         ),

@@ -194,8 +194,7 @@ def train(
         title="train",
         folder=folder,
         epochs=settings.epochs,
-        steps_per_epoch=streams.train.steps_per_epoch,
-        batches=streams.train.batches,
+        batches=loop.Batches.of_stream(streams.train.steps_per_epoch, streams.train.batches),
         validation_data=streams.test if settings.test_every_epoch else None,
         schedule=schedule,
         callbacks=lambda first: [

@@ -124,8 +124,7 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
         title="train",
         folder=folder,
         epochs=settings.epochs,
-        steps_per_epoch=None,
-        batches=windows.batches,
+        batches=loop.Batches(windows.steps, windows.batches, endless=False),
         validation_data=data.evaluation_windows(
             corpus.valid, settings.evaluation_batch_size, settings.bptt
         ),

@@ -98,9 +98,13 @@ class TrainWindows:
         """The learning rate of each step of an epoch: base * drawn length / bptt, as published."""
         return [base * window.drawn / self.bptt for window in self.windows(epoch)]
 
-    def batches(self, epoch: int) -> tf.data.Dataset:
-        """An epoch: (x, y), word numbers int32 (batch_size, length) each."""
-        pieces = [(window.start, window.length) for window in self.windows(epoch)]
+    def steps(self, epoch: int) -> int:
+        """Number of windows of an epoch."""
+        return len(self.windows(epoch))
+
+    def batches(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        """An epoch from a step on: (x, y), word numbers int32 (batch_size, length) each."""
+        pieces = [(window.start, window.length) for window in self.windows(epoch)[start_step:]]
         return _pieces(self.rows, pieces).prefetch(2)
 
 
@@ -123,15 +127,19 @@ class PairedWindows:
         rows = rows_of(self.valid, self.train.batch_size, "the validation text")
         object.__setattr__(self, "rows", rows)
 
-    def batches(self, epoch: int) -> tf.data.Dataset:
-        """An epoch: ((x, y), (x_valid, y_valid))."""
+    def steps(self, epoch: int) -> int:
+        """Number of windows of an epoch."""
+        return self.train.steps(epoch)
+
+    def batches(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        """An epoch from a step on: ((x, y), (x_valid, y_valid))."""
         last = self.rows.shape[1] - 1
         pieces = []
-        for window in self.train.windows(epoch):
+        for window in self.train.windows(epoch)[start_step:]:
             start = window.start % last
             pieces.append((start, min(self.train.bptt, last - start)))
         return tf.data.Dataset.zip(
-            self.train.batches(epoch), _pieces(self.rows, pieces).prefetch(2)
+            self.train.batches(epoch, start_step), _pieces(self.rows, pieces).prefetch(2)
         )
 
 

@@ -120,19 +120,23 @@ class ArchitectureSearch(keras.Model):
             # One iterator serves all epochs, so that the validation stream goes on where it was.
             options.setdefault("steps_per_epoch", x.steps_per_epoch)
             x = x.stream(options.get("initial_epoch", 0) * x.steps_per_epoch)
-        if self._compile_metrics is not None:
-            self._build_metrics(x)
+        if not isinstance(x, tf.data.Dataset):
+            raise InputError(
+                "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs "
+                f"of batches. Received: {type(x).__name__}."
+            )
+        self.build_metrics(x.element_spec)
         options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
         return super().fit(x, **options)
 
-    def _build_metrics(self, dataset) -> None:
-        """Makes the metrics' variables; Keras would take the pair of batches for (x, y)."""
-        if not isinstance(dataset, tf.data.Dataset):
-            raise InputError(
-                "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs "
-                f"of batches. Received: {type(dataset).__name__}."
-            )
-        (x, y, _), _ = _unpack_pair(dataset.element_spec)
+    def build_metrics(self, element_spec) -> None:
+        """Makes the metrics' variables, from what a batch is; `fit` does it by itself.
+
+        Keras would take the pair of batches for (x, y).
+        """
+        (x, y, _), _ = _unpack_pair(element_spec)
+        if self._compile_metrics is None:
+            return
         outputs = self.supernet.compute_output_shape((1, *x.shape[1:]))
         self.compute_metrics(None, tf.zeros([1, *y.shape[1:]], y.dtype), tf.zeros(outputs))
         self.reset_metrics()

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import TextIO
 import keras
 import numpy as np
 
-from darts_tf.errors import InputError, StopRequested
+from darts_tf.errors import InputError
 from darts_tf.genotype import save
 
 
@@ -273,32 +272,3 @@ class StopOnNotFinite(keras.callbacks.Callback):
             "after the last whole epoch before is kept. Lower the learning rate, clip the gradient "
             "harder, or look for bad examples in the data."
         )
-
-
-class StopOnSignal(keras.callbacks.Callback):
-    """Makes SIGTERM and SIGINT a `StopRequested` after the step; a second SIGINT acts at once."""
-
-    def on_train_begin(self, logs=None):
-        """Takes the signals over."""
-        self._received = None
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def _handle(self, number, frame):
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = signal.Signals(number).name
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Stops between two steps."""
-        if self._received:
-            raise StopRequested(self._received)
-
-    def on_train_end(self, logs=None):
-        """Gives the signals back."""
-        self.release()
-
-    def release(self) -> None:
-        """Gives the signals back; to be called when `fit` ended by an exception."""
-        for number, handler in getattr(self, "_before", {}).items():
-            signal.signal(number, handler)
-        self._before = {}

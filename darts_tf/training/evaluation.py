@@ -67,6 +67,18 @@ class ArchitectureEvaluation(keras.Model):
         self.per_example_evaluation_loss = per_example(evaluation_loss or loss)
         optimizer.build(self.network.trainable_variables)
 
+    def build_metrics(self, element_spec) -> None:
+        """Makes the metrics' variables, from what a batch is; Keras does it in the first step.
+
+        A checkpoint that is restored before the first step needs them.
+        """
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(element_spec)
+        if self._compile_metrics is None:
+            return
+        logits = self.network.compute_output_shape((1, *x.shape[1:]))
+        self.compute_metrics(None, tf.zeros([1, *y.shape[1:]], y.dtype), tf.zeros(logits))
+        self.reset_metrics()
+
     def train_step(self, data):
         """One step of the weights."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

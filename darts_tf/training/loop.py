@@ -1,80 +1,52 @@
-"""One loop for all programs: checkpoint after every epoch, resume, guards, records."""
+"""One loop for all programs: it goes on at any step, saves, stops and records.
 
+As `keras.Model.fit`, with the model's own compiled steps and Keras' callbacks; but it can begin in
+the middle of an epoch, and end there.
+"""
+
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from darts_tf.errors import InputError
-from darts_tf.training.callbacks import (
-    MetricsLog,
-    Progress,
-    StopOnNotFinite,
-    StopOnSignal,
-)
+from darts_tf.errors import StopRequested
+from darts_tf.training.callbacks import MetricsLog, Progress, StopOnNotFinite
+from darts_tf.training.checkpoints import Checkpoints, Position, Saving
+from darts_tf.training.signals import Signals
 
 METRICS = "metrics.jsonl"
 
 
-class Checkpoints:
-    """The states of a run after its last epochs.
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The batches of a training, as functions of where it is.
 
-    Order of a restart: 1. the newest checkpoint, 2. none: epoch 0.
-
-    Args:
-        folder: Where they are; made when the first is saved.
-        variables: Everything that changes: weights, alphas, running statistics, optimizers.
-        keep: How many are kept.
+    Attributes:
+        steps: Steps of an epoch.
+        start: A function of an epoch and a step of it to the data set that begins with that step's
+            batch. The same step always has the same batch, so that a run that goes on reads what it
+            would have read.
+        endless: Whether such a data set goes on with the next epochs; else it ends with its own.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], variables: Sequence[keras.Variable], keep: int = 2
-    ):
-        self._epochs_done = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(
-            epochs_done=self._epochs_done, variables=[v.value for v in variables]
+    steps: Callable[[int], int]
+    start: Callable[[int, int], tf.data.Dataset]
+    endless: bool
+
+    @classmethod
+    def of_stream(cls, steps_per_epoch: int, stream: Callable[[int], tf.data.Dataset]):
+        """Those of an endless stream, a function of the first step counted over all epochs."""
+        return cls(
+            lambda epoch: steps_per_epoch,
+            lambda epoch, step: stream(epoch * steps_per_epoch + step),
+            endless=True,
         )
-        self._manager = tf.train.CheckpointManager(self._checkpoint, os.fspath(folder), keep)
-
-    def restore(self) -> int:
-        """Restores the newest state, if there is one; returns the number of epochs that are done.
-
-        Raises:
-            InputError: The newest checkpoint cannot be read or does not fit these variables.
-        """
-        # Those whose files are there: the manager also lists one that was removed as not readable.
-        present = [p for p in self._manager.checkpoints if os.path.exists(f"{p}.index")]
-        newest = present[-1] if present else None
-        if newest is None:
-            return 0
-        try:
-            self._checkpoint.restore(newest).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
-            raise InputError(
-                f"The checkpoint {newest} cannot be restored: {str(error).splitlines()[0]} "
-                "Remove its files to go on from the one before, or use a new work folder."
-            ) from error
-        return int(self._epochs_done.numpy())
-
-    def save(self, epochs_done: int) -> None:
-        """Saves the present state."""
-        self._epochs_done.assign(epochs_done)
-        self._manager.save(checkpoint_number=epochs_done)
-
-
-class _SaveEveryEpoch(keras.callbacks.Callback):
-    """The last of the callbacks: what it saves includes what the others did."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        super().__init__()
-        self.checkpoints = checkpoints
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.checkpoints.save(epoch + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +57,27 @@ class Run:
         title: First word of the progress lines.
         folder: The work folder.
         epochs: Number of epochs.
-        steps_per_epoch: Steps of an epoch.
-            None where the epochs differ; `batches` then gives one epoch.
-        batches: A function of the first step's number to an endless data set; the same step always
-            has the same batch, so that a run that goes on reads what it would have read. Without
-            `steps_per_epoch`, a function of the epoch to the finite data set of that epoch.
+        batches: What it is trained on.
         validation_data: Evaluated after every epoch, or None.
         schedule: Learning rate of an epoch.
-        callbacks: A function of the first epoch to more callbacks.
+        callbacks: A function of the first epoch to more callbacks. What one of them sets at the
+            begin of an epoch must be variables of the model or the optimizers, or follow from the
+            epoch: a run that goes on within an epoch calls it, and then restores the variables.
+        settings: What makes the run this run; checkpoints of others are refused.
+        saving: When checkpoints are taken.
+        clock: A function that returns seconds; for tests.
     """
 
     title: str
     folder: pathlib.Path
     epochs: int
-    steps_per_epoch: int | None
-    batches: Callable[[int], tf.data.Dataset]
+    batches: Batches
     validation_data: tf.data.Dataset | None
     schedule: Callable[[int], float]
     callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda first_epoch: []
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    saving: Saving = Saving()
+    clock: Callable[[], float] = time.monotonic
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
@@ -111,81 +86,150 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def train(model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Optimizer]) -> int:
+def train(
+    model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Optimizer]
+) -> Position:
     """Trains from the newest checkpoint of the work folder to the last epoch.
 
     Args:
-        model: A compiled model.
+        model: A compiled model, whose variables exist: also those of its metrics, which it makes in
+            `build_metrics(element_spec of the batches)` if it has that.
         run: How.
         optimizers: Those of the model; a checkpoint holds their variables and the model's.
 
     Returns:
-        The epoch from which it went on; 0 for a new run, `run.epochs` if nothing was left to do.
+        Where it went on: (0, 0) for a new run, (`run.epochs`, 0) if nothing was left to do.
 
     Raises:
-        StopRequested: A signal asked to stop. The state after the last whole epoch is saved.
+        StopRequested: A signal asked to stop. The state after the last step is saved.
         NotFinite: A loss or the alphas became NaN or infinite.
+        InputError: No checkpoint can be used, or a file cannot be written.
     """
-    variables = [*model.variables, *(v for o in optimizers for v in o.variables)]
-    checkpoints = Checkpoints(
-        run.folder / "checkpoints", list({id(v): v for v in variables}.values())
-    )
-    first_epoch = checkpoints.restore()
-    if first_epoch >= run.epochs:
-        return first_epoch
-    if first_epoch:
-        print(f"{run.title} goes on after epoch {first_epoch}/{run.epochs}", flush=True)
-    signals = StopOnSignal()
-    callbacks = _AcrossFits(
-        [
-            keras.callbacks.LearningRateScheduler(run.schedule),
-            StopOnNotFinite(),
-            # Before the records: what they add to an epoch's results is recorded.
-            *run.callbacks(first_epoch),
-            MetricsLog(run.folder / METRICS, first_epoch),
-            Progress(run.title, run.epochs),
-            _SaveEveryEpoch(checkpoints),
-            signals,
-        ],
-        add_history=True,
-        model=model,
-        # Keras tells these to a list of callbacks that it makes itself, not to a given one.
-        epochs=run.epochs,
-        steps=run.steps_per_epoch,
-        verbose=0,
-    )
-    # One fit for all epochs, or one for each where each has a data set of its own.
-    stops = [run.epochs] if run.steps_per_epoch else range(first_epoch + 1, run.epochs + 1)
-    begin = first_epoch
-    try:
-        for stop in stops:
-            callbacks.last = stop == run.epochs
-            model.fit(
-                run.batches(begin * (run.steps_per_epoch or 1)),
-                steps_per_epoch=run.steps_per_epoch,
-                initial_epoch=begin,
-                epochs=stop,
-                validation_data=run.validation_data,
-                verbose=0,
-                shuffle=False,  # the stream is shuffled
-                callbacks=callbacks,
-            )
-            begin = stop
-    finally:
-        signals.release()
-    return first_epoch
+    with Signals() as signals:
+        return _Training(model, run, optimizers, signals).run_all()
 
 
-class _AcrossFits(keras.callbacks.CallbackList):
-    """Callbacks for which several calls of `fit` are one training."""
+class _Training:
+    def __init__(self, model, run: Run, optimizers, signals: Signals):
+        self.model, self.run, self.signals = model, run, signals
+        if hasattr(model, "build_metrics"):
+            model.build_metrics(run.batches.start(0, 0).element_spec)
+        state = [*model.variables, *model.metrics_variables]
+        state += [v for optimizer in optimizers for v in optimizer.variables]
+        self.checkpoints = Checkpoints(
+            run.folder / "checkpoints",
+            list({id(v): v for v in state}.values()),
+            run.settings,
+            run.saving.keep,
+        )
 
-    begun, last = False, True
+    def run_all(self) -> Position:
+        run, checkpoints = self.run, self.checkpoints
+        state = checkpoints.restore()
+        begin = state.position if state else Position(0, 0)
+        if begin.epoch >= run.epochs:
+            return begin
+        if state:
+            where = f" epoch {begin.epoch}/{run.epochs}" if begin.epoch else ""
+            where += f"{',' if where else ''} step {begin.step}" if begin.step else ""
+            print(f"{run.title} goes on after{where}", flush=True)
+        self.callbacks = keras.callbacks.CallbackList(
+            [
+                keras.callbacks.LearningRateScheduler(run.schedule),
+                StopOnNotFinite(),
+                # Before the records: what they add to an epoch's results is recorded.
+                *run.callbacks(begin.epoch),
+                MetricsLog(run.folder / METRICS, begin.epoch),
+                Progress(run.title, run.epochs),
+                _StopWithin(self.signals),
+            ],
+            model=self.model,
+        )
+        self.model.make_train_function()
+        self.iterator = None
+        self.saved_at = run.clock()
+        self.callbacks.on_train_begin()
+        for epoch in range(begin.epoch, run.epochs):
+            within = state if epoch == begin.epoch and begin.step else None
+            self.run_epoch(epoch, within)
+            # The last thing of an epoch: what it holds includes what the callbacks did.
+            self.save(Position(epoch + 1, 0))
+        self.callbacks.on_train_end()
+        self.stop_if_asked(Position(run.epochs, 0))
+        return begin
 
-    def on_train_begin(self, logs=None):
-        if not self.begun:
-            super().on_train_begin(logs)
-        self.begun = True
+    def run_epoch(self, epoch: int, within) -> None:
+        """Runs an epoch, or what is left of it: `within` is the state in its middle."""
+        run, model, callbacks = self.run, self.model, self.callbacks
+        steps = run.batches.steps(epoch)
+        first = within.position.step if within else 0
+        self.epoch_begin = run.clock() - (within.seconds if within else 0.0)
+        callbacks.set_params({"epochs": run.epochs, "steps": steps})
+        model.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        if within:
+            self.checkpoints.assign(within)
+        if first < steps and (self.iterator is None or not run.batches.endless):
+            self.iterator = self.iterate(run.batches.start(epoch, first))
+        for step in range(first, steps):
+            self.stop_if_asked(Position(epoch, step))
+            callbacks.on_train_batch_begin(step)
+            logs = model.train_function(self.iterator)
+            callbacks.on_train_batch_end(step, logs)
+            if step + 1 < steps and run.clock() - self.saved_at >= 60 * run.saving.minutes:
+                self.save(Position(epoch, step + 1))
+        self.stop_if_asked(Position(epoch, steps))
+        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+        if run.validation_data is not None:
+            try:
+                with self.metrics_kept():
+                    logs.update({f"val_{k}": v for k, v in self.evaluate().items()})
+            except StopRequested:  # it will be repeated
+                self.stop_if_asked(Position(epoch, steps))
+        callbacks.on_epoch_end(epoch, logs)
 
-    def on_train_end(self, logs=None):
-        if self.last:
-            super().on_train_end(logs)
+    def iterate(self, dataset: tf.data.Dataset):
+        """An iterator over global batches."""
+        return iter(self.model.distribute_strategy.experimental_distribute_dataset(dataset))
+
+    def evaluate(self) -> dict[str, float]:
+        """The results on the validation data."""
+        return self.model.evaluate(
+            self.run.validation_data, verbose=0, return_dict=True, callbacks=self.callbacks
+        )
+
+    @contextlib.contextmanager
+    def metrics_kept(self):
+        """Puts the metrics of the epoch back, which an evaluation uses too."""
+        variables = self.model.metrics_variables
+        kept = [v.value.numpy() for v in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, kept, strict=True):
+                variable.assign(value)
+
+    def stop_if_asked(self, position: Position) -> None:
+        """Saves and stops, if a signal came."""
+        if self.signals.received:
+            if position not in (self.checkpoints.newest, Position(0, 0)):
+                self.save(position)
+            raise StopRequested(self.signals.received)
+
+    def save(self, position: Position) -> None:
+        """Saves the present state."""
+        seconds = self.run.clock() - self.epoch_begin if position.step else 0.0
+        self.checkpoints.save(position, seconds)
+        self.saved_at = self.run.clock()
+
+
+class _StopWithin(keras.callbacks.Callback):
+    """Breaks an evaluation off when a signal comes."""
+
+    def __init__(self, signals: Signals):
+        super().__init__()
+        self.signals = signals
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.signals.received:
+            raise StopRequested(self.signals.received)

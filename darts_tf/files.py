@@ -1,0 +1,107 @@
+"""Writing files: a reader finds the old one or the new one, whole, whatever happens meanwhile."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from darts_tf.errors import InputError
+
+PARTIAL = "partial."
+"""What the name of a file begins with until it is complete."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
+    """A path beside the file, to be written to; at the end it takes the file's place, at once.
+
+    What was written is on the disk before it has the name, and the name before this returns: also
+    after a power cut the name stands for the old content or the new one. A process that is killed
+    within leaves the old file, and another whose name begins with `PARTIAL`.
+
+    Args:
+        path: The file, in a folder that exists.
+        needed: Bytes that it will have, for the error.
+
+    Raises:
+        InputError: The file system refuses; the message names the file and the bytes.
+    """
+    path = Path(path)
+    # In the same folder, because only within one file system is the replacement atomic; and with
+    # the same end, because there are writers that want to see it.
+    partial = path.with_name(PARTIAL + path.name)
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+        _flush(path.parent)
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and "errno = " not in str(error):  # HDF5 tells it so
+            raise
+        raise cannot_write(path, error, needed) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Writes a file, atomically (see `replacing`); text as UTF-8."""
+    content = content.encode() if isinstance(content, str) else content
+    with replacing(path, len(content)) as partial:
+        partial.write_bytes(content)
+
+
+def append(path: str | os.PathLike[str], line: str) -> None:
+    """Adds a line at the end of a file, and has it on the disk before it returns.
+
+    What goes down meanwhile may leave a part of the line, without the end of a line.
+
+    Raises:
+        InputError: The file system refuses.
+    """
+    content = line.encode() + b"\n"
+    try:
+        with open(path, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error, len(content)) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, and those that it is in, where they are missing.
+
+    Raises:
+        InputError: The file system refuses.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(
+    path: str | os.PathLike[str], error: Exception, needed: int | None = None
+) -> InputError:
+    """The answer to a file that the file system refuses: why, and the bytes needed and free."""
+    path = Path(path)
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())
+    size = f" It needs {needed:,} bytes" if needed is not None else ""
+    with contextlib.suppress(OSError):
+        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free there"
+        size += f"; {free}" if size else f" {free[0].upper()}{free[1:]}"
+    return InputError(
+        f"{path} could not be written: {why}.{size}{'.' if size else ''} Make room, or the folder "
+        "writable, and do the same again."
+    )
+
+
+def _flush(path: Path) -> None:
+    """Has a file's content, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,228 @@
+"""Checkpoints: the whole state of a run in one file, which is complete or not there.
+
+A file is a line of ASCII, a line of JSON, and the values of all variables one after another, as
+they lie in memory:
+
+    darts_tf checkpoint <format version> <SHA-256 of what follows> <number of bytes that follow>
+    {"epoch": 3, "step": 0, "seconds": 0.0, "settings": {...}, "variables": [[shape, type], ...]}
+    ...
+
+Reading one allocates what the variables need and no more, and executes nothing.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from darts_tf import files
+from darts_tf.errors import InputError
+
+FORMAT = 1
+SUFFIX = ".checkpoint"
+_NAME = b"darts_tf checkpoint"
+_LONGEST_MANIFEST = 1 << 26
+
+
+class Position(NamedTuple):
+    """Where a run is, in both of its streams of data: batches are functions of it.
+
+    Attributes:
+        epoch: Whole epochs that are done.
+        step: Steps of the next one that are done.
+    """
+
+    epoch: int
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When checkpoints are taken, besides at the end of every epoch.
+
+    Attributes:
+        minutes: Between two checkpoints within an epoch; 0 for one after every step.
+        keep: How many are kept, 1 or more.
+    """
+
+    minutes: float = 10.0
+    keep: int = 3
+
+
+class Unusable(Exception):
+    """Why a file cannot be gone on from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a checkpoint holds.
+
+    Attributes:
+        position: Where the run was.
+        seconds: What the unfinished epoch has taken so far.
+        values: The values of the variables.
+    """
+
+    position: Position
+    seconds: float
+    values: list[np.ndarray]
+
+
+class Checkpoints:
+    """The last states of a run.
+
+    Args:
+        folder: Where they are; made when the first is saved.
+        variables: Everything that changes: weights, alphas, running statistics, optimizers with
+            their schedules, metrics so far, random state.
+        settings: What makes the run this run; a checkpoint of others is not used.
+        keep: How many are kept, 1 or more.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        variables: Sequence[keras.Variable],
+        settings: Mapping[str, Any] | None = None,
+        keep: int = 3,
+    ):
+        self.folder = pathlib.Path(folder)
+        self.variables = list(variables)
+        self.settings = json.loads(json.dumps(dict(settings or {})))
+        self.keep = keep
+        self.newest: Position | None = None
+
+    def save(self, position: Position, seconds: float = 0.0) -> None:
+        """Saves the present state, and removes the oldest.
+
+        Raises:
+            InputError: It cannot be written; the checkpoints that are there stay.
+        """
+        manifest = {
+            **position._asdict(),
+            "seconds": round(seconds, 3),
+            "settings": self.settings,
+            "variables": self._described(),
+        }
+        values = [v.value.numpy() for v in self.variables]
+        parts = [json.dumps(manifest).encode() + b"\n"]
+        parts += [value.tobytes() for value in values]
+        total, digest = sum(map(len, parts)), hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        head = b"%s %d %s %d\n" % (_NAME, FORMAT, digest.hexdigest().encode(), total)
+        files.make_folder(self.folder)
+        path = self.folder / f"{position.epoch:06d}-{position.step:08d}{SUFFIX}"
+        with files.replacing(path, len(head) + total) as partial, open(partial, "wb") as file:
+            for part in (head, *parts):
+                file.write(part)
+        self.newest = position
+        for old in self._paths()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def restore(self) -> State | None:
+        """Sets the variables to the newest state that can be used; None if there is no checkpoint.
+
+        Prints a line for each newer one that cannot be used, and renames it.
+
+        Raises:
+            InputError: There are checkpoints, and none can be used.
+        """
+        refused = []
+        for path in self._paths():
+            try:
+                state = self._read(path)
+            except Unusable as why:
+                refused.append((path, why))
+                continue
+            for bad, why in refused:
+                print(f"checkpoint  {bad} {why}; going on from {path.name}", flush=True)
+                os.replace(bad, bad.with_name(bad.name + ".unusable"))
+            self.newest = state.position
+            self.assign(state)
+            return state
+        if refused:
+            reasons = "; ".join(f"{path.name} {why}" for path, why in refused)
+            raise InputError(
+                f"No checkpoint in {self.folder} can be used: {reasons}. Nothing was started over. "
+                "To begin anew name another folder with --workdir, or remove this one."
+            )
+        return None
+
+    def assign(self, state: State) -> None:
+        """Sets the variables to a state."""
+        for variable, value in zip(self.variables, state.values, strict=True):
+            variable.assign(value)
+
+    def _paths(self) -> list[pathlib.Path]:
+        """The files, the newest first."""
+        return sorted(
+            (p for p in self.folder.glob("*" + SUFFIX) if not p.name.startswith(files.PARTIAL)),
+            reverse=True,
+        )
+
+    def _described(self) -> list:
+        return [[list(v.shape), np.dtype(v.dtype).name] for v in self.variables]
+
+    def _read(self, path: pathlib.Path) -> State:
+        """The state in a file.
+
+        Raises:
+            Unusable: It is damaged, of another format, or of other variables or settings.
+        """
+        described = self._described()
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in described]
+        try:
+            with open(path, "rb") as file:
+                head = file.readline(256)
+                words = head.split()
+                if not head.startswith(_NAME + b" ") or len(words) != 5:
+                    raise Unusable("is damaged: its first line is not that of a checkpoint")
+                if words[2] != b"%d" % FORMAT:
+                    raise Unusable(f"has format {_text(words[2])}, and {FORMAT} is expected")
+                there = os.fstat(file.fileno()).st_size - len(head)
+                if words[4] != b"%d" % there:
+                    raise Unusable(f"is damaged: {there} bytes of {_text(words[4])} are there")
+                if there > sum(sizes) + _LONGEST_MANIFEST:
+                    raise Unusable("is of another network, which needs more room")
+                content = file.read(there)
+        except OSError as error:
+            raise Unusable(f"cannot be read: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest().encode() != words[3]:
+            raise Unusable("is damaged: its checksum differs")
+        try:
+            end = content.index(b"\n") + 1
+            manifest = json.loads(content[:end])
+            position = Position(manifest["epoch"], manifest["step"])
+            seconds, settings = manifest["seconds"], manifest["settings"]
+            shapes = manifest["variables"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unusable("is damaged: it does not say what it holds") from error
+        if settings != self.settings:
+            raise Unusable(f"is of other flags: {_difference(settings, self.settings)}")
+        if shapes != described or there != end + sum(sizes):
+            raise Unusable("is of another network, with other shapes")
+        values, offset = [], end
+        for (shape, dtype), size in zip(described, sizes, strict=True):
+            values.append(np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape))
+            offset += size
+        return State(position, seconds, values)
+
+
+def _text(word: bytes) -> str:
+    return word.decode("ascii", "backslashreplace")
+
+
+def _difference(saved: Mapping, own: Mapping) -> str:
+    """The first settings that differ."""
+    names = [n for n in sorted({*saved, *own}) if saved.get(n) != own.get(n)]
+    return ", ".join(
+        f"{n} was {saved.get(n, 'not set')}, now {own.get(n, 'not set')}" for n in names[:3]
+    )
