@@ -145,7 +145,9 @@ def test_the_same_command_goes_on_where_it_was(either):
         last = notes["killed after"]
     code, said = notes["finished"]
     assert code == 0
-    after = int(re.search(r"^\w+ goes on after epoch (\d+)/\d+(?:, step \d+)?$", said, re.MULTILINE)[1])
+    after = int(
+        re.search(r"^\w+ goes on after epoch (\d+)/\d+(?:, step \d+)?$", said, re.MULTILINE)[1]
+    )
     # A line is printed just before its epoch is saved; a signal that only stops comes later.
     assert after >= (last - 1 if "killed" in notes else last)
     done = [int(found[1]) for line in said.splitlines() if (found := LINE.match(line))]
