@@ -22,4 +22,6 @@ def unknown_name(kind: str, name: object, known) -> InputError:
         name: What was received.
         known: The names that would have been accepted.
     """
-    return InputError(f"Unknown {kind} {name!r}. Known: {', '.join(sorted(map(str, known)))}.")
+    shown = repr(name)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return InputError(f"Unknown {kind} {shown}. Known: {', '.join(sorted(map(str, known)))}.")

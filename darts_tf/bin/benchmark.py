@@ -46,7 +46,14 @@ def define_flags(values: flags.FlagValues) -> None:
         ("steps", 3, "Timed steps, beside the first."),
         ("repeat", 1, "Number of runs, each a fresh process if more than one."),
     ):
-        flags.DEFINE_integer(name, default, help_text, lower_bound=1, flag_values=values)
+        flags.DEFINE_integer(
+            name,
+            default,
+            help_text,
+            lower_bound=1,
+            upper_bound=common.LARGEST_WHOLE,
+            flag_values=values,
+        )
     flags.DEFINE_string(
         "against", None, "Another command that prints such an object.", flag_values=values
     )
@@ -129,7 +136,15 @@ def compare(values: flags.FlagValues) -> dict:
             own.append(flag.serialize())
     commands = {"runs": own}
     if values.against is not None:
-        commands["against"] = shlex.split(values.against)
+        try:
+            commands["against"] = shlex.split(values.against)
+        except ValueError as error:
+            raise InputError(
+                f"--against takes a command as you would type it: {error}. Received: "
+                f"--against={values.against}."
+            ) from error
+        if not commands["against"]:
+            raise InputError("--against takes a command as you would type it. Received none.")
     found = {name: [] for name in commands}
     for _ in range(values.repeat):
         for name, command in commands.items():

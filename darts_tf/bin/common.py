@@ -12,11 +12,15 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
+from darts_tf.bin import flagfiles
 from darts_tf.errors import InputError, StopRequested
 
 DONE, USAGE_ERROR, STOPPED, INTERRUPTED = 0, 1, 75, 130
 """Exit codes: done; a usage error in one line; stopped by a signal after saving (run it again);
 interrupted before there was anything to save, or by a second interrupt."""
+
+LARGEST_WHOLE, MOST_SEED = 10**6, 2**31 - 1
+"""The largest value of a setting that is a whole number, and of a seed."""
 
 HELP_FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 
@@ -47,12 +51,15 @@ def run(
         print(description.strip() + "\n\nFlags:" + values.get_help())
         return DONE
     try:
+        flagfiles.check(arguments)
         try:
             rest = values(["program", *arguments])[1:]
-        except UnicodeDecodeError as error:
+        except RecursionError as error:  # absl's search for a name that is nearly this one
             raise InputError(
-                f"A flagfile is not UTF-8 text (byte {error.start}). Is this another kind of file?"
+                "The name of a flag has hundreds of characters; no flag has. Every argument is a "
+                "flag, --name=value."
             ) from error
+        _check_values(values)
         if rest:
             raise InputError(
                 f"Unexpected argument {rest[0]!r}. Every argument is a flag, --name=value; in "
@@ -60,7 +67,15 @@ def run(
             )
         return main(values) or DONE
     except (flags.Error, InputError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        _print_error(error)
+        return USAGE_ERROR
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        _print_error(
+            "Out of memory. Take a smaller --batch_size, or fewer channels or layers; a search of "
+            f"images needs less with --recompute. {str(error)[:200]}"
+        )
         return USAGE_ERROR
     except StopRequested as signal:
         print(
@@ -72,6 +87,44 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)
         return INTERRUPTED
+
+
+def _print_error(error: object) -> None:
+    line = " ".join(str(error).split())
+    line = line if len(line) <= 2000 else f"{line[:2000]} ..."
+    # Bytes that are no text are shown as such, whatever the terminal's encoding.
+    encoded = f"error: {line}".encode(sys.stderr.encoding or "utf-8", "backslashreplace")
+    print(encoded.decode(sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # TensorFlow's, by name: a program that failed before it needed TensorFlow does not load it.
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
+def _check_values(values: flags.FlagValues) -> None:
+    """Refuses what flags.txt cannot hold, one flag a line: it would be read back as other flags.
+
+    Raises:
+        InputError: A value holds the end of a line, another control character, or no UTF-8; or NaN,
+            which absl takes to be within any bounds.
+    """
+    for name in values:
+        value = values[name].value
+        if value != value and values[name].parser.lower_bound is not None:
+            raise InputError(f"flag --{name}={value}: it must be a number.")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.isprintable():
+                bad = next(character for character in text if not character.isprintable())
+                raise InputError(
+                    f"--{name} holds the character {bad!a}, which is not printable. Give a value "
+                    "of printable characters."
+                )
+            if isinstance(text, str) and text != text.strip():
+                raise InputError(
+                    f"--{name} begins or ends with white space, which a flagfile would lose. "
+                    f"Received: --{name}={text!r}."
+                )
 
 
 def define_settings(
@@ -116,11 +169,21 @@ def settings_of(settings: type, values: flags.FlagValues, prefix: str = ""):
 def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Checks fields against [smallest, largest]; infinity is never allowed.
 
+    Whole numbers are at most `LARGEST_WHOLE`, or 2^31 - 1 for a seed: what exceeds that is a slip,
+    and would end in an error of TensorFlow's.
+
     Raises:
         InputError: One is out of its range, or not a number; the message names its flag.
     """
     for name, (smallest, largest) in ranges.items():
         value = getattr(settings, name)
+        most = MOST_SEED if name.endswith("seed") else LARGEST_WHOLE
+        if isinstance(value, int) and value > min(most, largest) >= smallest:
+            # As text, because a number of thousands of digits is no float, nor printed at once.
+            shown = str(value) if value < 10**40 else f"more than {10**40:g}"
+            raise InputError(f"--{name} must be at most {min(most, largest)}. Received: {shown}.")
+        if isinstance(value, int) and value < -most:
+            value = -math.inf
         if not (smallest <= value <= largest and math.isfinite(value)):
             allowed = (
                 f"at least {smallest}" if largest == math.inf else f"in [{smallest}, {largest}]"
@@ -146,7 +209,9 @@ def define_device_flags(values: flags.FlagValues) -> None:
         ),
         ("inter_op_threads", "Operations that are computed at a time. 0: as many as --threads."),
     ):
-        flags.DEFINE_integer(name, 0, help_text, lower_bound=0, flag_values=values)
+        flags.DEFINE_integer(
+            name, 0, help_text, lower_bound=0, upper_bound=1024, flag_values=values
+        )
     flags.DEFINE_enum(
         "graph_optimizer",
         "auto",

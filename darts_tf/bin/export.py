@@ -3,13 +3,12 @@
 python -m darts_tf.bin.export --workdir=RUN --output=DIR [--formats=saved_model,tflite]
 """
 
-import json
 import pathlib
 import sys
 
 from absl import flags
 
-from darts_tf.bin import common, text
+from darts_tf.bin import common, images, text
 from darts_tf.errors import InputError, unknown_name
 
 FORMATS = ("saved_model", "tflite")
@@ -30,7 +29,7 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
     for name in formats:
         if name not in FORMATS:
             raise unknown_name("export format", name, FORMATS)
-    model, description = run / "model.keras", run / "data.json"
+    model, description = run / "model.keras", run / images.DESCRIPTION
     if (run / text.VOCABULARY).is_file():
         return _export_language_model(run, output, formats)
     for path in (model, description):
@@ -46,10 +45,11 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
     from darts_tf.networks.evaluation import EvaluationNetwork  # noqa: F401  (registers the class)
 
     try:
+        # In Keras' safe mode, which is the default: a Lambda layer's code is not run.
         network = keras.models.load_model(model, compile=False)
-        data = json.loads(description.read_text(encoding="utf-8"))
     except Exception as error:
         raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
+    data = images.load_description(run)
     saved_model = output / "saved_model"
     written = [saved_model]
     try:

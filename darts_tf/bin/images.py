@@ -4,7 +4,11 @@ import pathlib
 
 from absl import flags
 
+from darts_tf import reading
 from darts_tf.bin import common
+from darts_tf.errors import InputError
+
+DESCRIPTION = "data.json"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -49,4 +53,38 @@ def save_description(folder: pathlib.Path, streams) -> None:
         "standard_deviation": list(streams.statistics.std),
         "class_names": list(streams.class_names),
     }
-    common.write_json(folder / "data.json", description)
+    common.write_json(folder / DESCRIPTION, description)
+
+
+def load_description(folder: pathlib.Path) -> dict:
+    """Reads data.json: `mean` and `standard_deviation` by channel, and `class_names`.
+
+    Raises:
+        InputError: It cannot be read, or does not hold these.
+    """
+    path, remedy = folder / DESCRIPTION, "Train again to make it anew."
+    found = reading.read_object(path, "data description", remedy)
+    mean, deviation, names = (
+        found.get(name) for name in ("mean", "standard_deviation", "class_names")
+    )
+    if not (
+        _are_numbers(mean)
+        and _are_numbers(deviation)
+        and min(deviation) > 0
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+    ):
+        raise InputError(
+            f"Data description {path} cannot be used: it must hold lists of numbers, mean and "
+            f"standard_deviation (above 0), and class_names, a list of text. {remedy}"
+        )
+    return found
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether it is a list of at least one number that float32 can hold."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(number) in (int, float) and abs(number) < 1e38 for number in value)
+    )

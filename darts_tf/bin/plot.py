@@ -5,7 +5,6 @@ python -m darts_tf.bin.plot --alphas=WORKDIR/alphas.npz --output=alphas.png
 """
 
 import sys
-import zipfile
 
 from absl import flags
 
@@ -32,29 +31,6 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def read_alphas(path: str) -> dict:
-    """The arrays of an alphas.npz.
-
-    Raises:
-        InputError: The file cannot be read, or is another kind of file.
-    """
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except OSError as error:
-        raise InputError(
-            f"Cannot read alphas {path}: {error.strerror or error}. Give the alphas.npz of a "
-            "search's work folder."
-        ) from error
-    except (ValueError, AttributeError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"{path} is not an .npz file of NumPy arrays. Give the alphas.npz of a search's work "
-            "folder."
-        ) from error
-
-
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     given = [name for name in ("genotype", "alphas") if values[name].value is not None]
@@ -69,7 +45,7 @@ def main(values: flags.FlagValues) -> int:
     if values.alphas is not None:
         if values.title is not None:
             raise InputError("--title goes with --genotype. Received: --alphas and --title.")
-        plots.plot_alphas(read_alphas(values.alphas), values.output)
+        plots.plot_alphas(genotype.load_alphas(values.alphas), values.output)
     else:
         found = genotype.resolve(values.genotype, values.kind)
         plots.plot_genotype(found, values.output, values.title)

@@ -112,7 +112,6 @@ def search(
         computation: How the supernet is computed.
     """
     import keras
-    import numpy as np
 
     import darts_tf
     from darts_tf import data, genotype
@@ -161,8 +160,7 @@ def search(
     found = genotype.load(folder / "genotype.json")
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(found, folder / "plots" / "cells.svg")
-    with np.load(folder / "alphas.npz", allow_pickle=False) as alphas:
-        plots.plot_alphas(alphas, folder / "plots" / "alphas.png")
+    plots.plot_alphas(genotype.load_alphas(folder / "alphas.npz"), folder / "plots" / "alphas.png")
     return found
 
 

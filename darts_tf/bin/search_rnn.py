@@ -140,7 +140,6 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path):
         folder: The work folder, which exists.
     """
     import keras
-    import numpy as np
 
     import darts_tf
     from darts_tf import data, genotype
@@ -198,8 +197,7 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path):
     found = genotype.load(folder / "genotype.json")
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(found, folder / "plots" / "cells.svg")
-    with np.load(folder / "alphas.npz", allow_pickle=False) as alphas:
-        plots.plot_alphas(alphas, folder / "plots" / "alphas.png")
+    plots.plot_alphas(genotype.load_alphas(folder / "alphas.npz"), folder / "plots" / "alphas.png")
     return found
 
 

@@ -1,10 +1,10 @@
 """The flags that name a text, and the corpus they name."""
 
-import json
 import pathlib
 
 from absl import flags
 
+from darts_tf import reading
 from darts_tf.bin import common
 from darts_tf.errors import InputError, unknown_name
 
@@ -12,6 +12,7 @@ BUILT_IN, FOLDER = "python_topics", "text"
 DATASETS = (BUILT_IN, FOLDER)
 
 VOCABULARY = "vocabulary.json"
+LARGEST_VOCABULARY = 256 * reading.MEBIBYTE
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -88,10 +89,12 @@ def load_vocabulary(folder: pathlib.Path):
     """
     from darts_tf import data
 
-    path = folder / VOCABULARY
+    path, remedy = folder / VOCABULARY, "Train again to make it anew."
+    content = reading.read_object(path, "vocabulary", remedy, LARGEST_VOCABULARY)
+    words = content.get("words")
+    if not isinstance(words, list):
+        raise InputError(f'Vocabulary {path} has no list "words". {remedy}')
     try:
-        return data.Vocabulary(json.loads(path.read_text(encoding="utf-8"))["words"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The vocabulary {path} cannot be read: {error}. Train again to make it anew."
-        ) from error
+        return data.Vocabulary(words)
+    except InputError as error:
+        raise InputError(f"Vocabulary {path} cannot be used: {error} {remedy}") from error

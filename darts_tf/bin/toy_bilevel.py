@@ -24,7 +24,14 @@ def define_flags(values: flags.FlagValues) -> None:
         "Learning rates of the virtual step, separated by commas; the default are the paper's.",
         flag_values=values,
     )
-    flags.DEFINE_integer("steps", 100, "Number of steps.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "steps",
+        100,
+        "Number of steps.",
+        lower_bound=1,
+        upper_bound=common.LARGEST_WHOLE,
+        flag_values=values,
+    )
     flags.DEFINE_float("learning_rate", 0.1, "Learning rate of alpha and of w.", flag_values=values)
     flags.DEFINE_enum("order", "second_exact", ORDERS, "Architecture gradient.", flag_values=values)
     flags.DEFINE_string(

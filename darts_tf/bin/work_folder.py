@@ -91,7 +91,8 @@ def _named(values: flags.FlagValues) -> dict[str, str]:
 
 def _read(path: pathlib.Path) -> dict[str, str]:
     # Bytes that are no text differ from every flag, and are shown.
-    lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    # Only \n ends a line, as in what was written.
+    lines = path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
     pairs = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
     return {name: value for name, _, value in pairs}
 

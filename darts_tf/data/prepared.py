@@ -7,13 +7,19 @@ own works without its code.)
 """
 
 import difflib
+import json
 import os
+import re
 
 import tensorflow as tf
 
 from darts_tf.errors import InputError
 
 _RECORD = "dataset_info.json"
+_FEATURES = "features.json"
+_NAME = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*(:[\w.]+)?", re.ASCII)
+_OWN_FEATURES = "tensorflow_datasets."
+_LARGEST_RECORD = 16 * 2**20
 
 
 def default_folder() -> str:
@@ -41,14 +47,37 @@ def open_prepared(name: str, data_dir: str | os.PathLike | None = None):
 
     folder = _version_folder(name, data_dir)
     try:
+        _check_features(os.path.join(folder, _FEATURES))
         return tfds.builder_from_directory(folder)
     except Exception as error:  # Whatever a damaged folder provokes, the mending is the same.
         raise unreadable(name, folder, error) from error
 
 
+def _check_features(path: str) -> None:
+    """Refuses features of other packages: tensorflow-datasets imports what the file names.
+
+    Raises:
+        ValueError: It names one, is too large, or no JSON.
+    """
+    with tf.io.gfile.GFile(path) as file:
+        text = file.read(_LARGEST_RECORD + 1)
+    if len(text) > _LARGEST_RECORD:
+        raise ValueError(f"{path} is larger than {_LARGEST_RECORD} bytes")
+    left = [json.loads(text)]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            name = value.get("pythonClassName")
+            if name is not None and not str(name).startswith(_OWN_FEATURES):
+                raise ValueError(f"its features are of the class {name!r}, which is not imported")
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
 def unreadable(name: str, folder: object, error: Exception) -> InputError:
     """The answer to a damaged data set."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return InputError(
         f"Data set {name!r} in {folder} cannot be read ({reason}): delete that folder and fetch "
         "the data set again."
@@ -75,7 +104,7 @@ def image_and_label(builder) -> tuple[str, str]:
     ):
         raise InputError(
             f"Data set {builder.name!r} is not image classification: expected an image and a class "
-            f"label, found the features {', '.join(sorted(found)) or features}."
+            f"label, found the features {', '.join(sorted(found))[:300] or features}."
         )
     return names[0], names[1]
 
@@ -85,9 +114,9 @@ def _version_folder(name: str, data_dir: str | os.PathLike | None) -> str:
     path, _, version = name.partition(":")
     given = os.fspath(data_dir) if data_dir is not None else default_folder()
     root = os.path.expanduser(given)
-    if not path or path.strip("/") != path or ".." in path:
+    if not _NAME.fullmatch(name) or ".." in name or len(name) > 200:
         raise InputError(
-            f"A data set's name must look like cifar10 or cifar10:3.0.2; received {name!r}."
+            f"A data set's name must look like cifar10 or cifar10:3.0.2; received {name[:200]!r}."
         )
     found = _prepared(root, f"{path}/{version or '*'}")
     if found:
@@ -104,7 +133,15 @@ def _version_folder(name: str, data_dir: str | os.PathLike | None) -> str:
 
 
 def _prepared(root: str, pattern: str) -> list[str]:
-    return [os.path.dirname(f) for f in tf.io.gfile.glob(os.path.join(root, pattern, _RECORD))]
+    try:
+        found = tf.io.gfile.glob(os.path.join(root, pattern, _RECORD))
+    except (tf.errors.OpError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"The folder {root} of data sets cannot be read ({reason}). Name a folder on this "
+            "machine, or a remote one that TensorFlow can reach."
+        ) from error
+    return [os.path.dirname(path) for path in found]
 
 
 def _version_order(folder: str) -> tuple:

@@ -233,24 +233,23 @@ def _read(
     builder, name: str, keys: tuple[str, str], split: str, limit: int | None = None
 ) -> Arrays:
     """All or the first `limit` examples of a split, in stored order."""
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     count = builder.info.splits[split].num_examples
     count = count if limit is None else min(limit, count)
     image_key, label_key = keys
     declared = builder.info.features[image_key].shape
-    dataset = builder.as_dataset(
-        split=f"{split}[:{count}]",
-        # One file after the other: the stored order, on any number of processors.
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
-    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
-    # Images whose sizes are not declared may still turn out to have one size: read them one by one.
-    dataset = dataset.batch(1 if None in declared else _READ_BATCH)
     images = labels = None
     done = 0
     try:
+        dataset = builder.as_dataset(
+            split=f"{split}[:{count}]",
+            # One file after the other: the stored order, on any number of processors.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
+        # Images whose sizes are not declared may still turn out to have one size: one by one.
+        dataset = dataset.batch(1 if None in declared else _READ_BATCH)
         for batch, batch_labels in dataset.as_numpy_iterator():
             if images is None:
                 images = np.empty((count, *batch.shape[1:]), batch.dtype)
@@ -260,16 +259,22 @@ def _read(
             images[done : done + len(batch)] = batch
             labels[done : done + len(batch)] = batch_labels
             done += len(batch)
-    except tf.errors.OpError as error:
+    except InputError:
+        raise
+    except Exception as error:  # Also what does not fit into the memory that a record asks for.
         raise unreadable(name, builder.data_dir, error) from error
-    if not done or images.dtype != np.uint8 or labels.min() < 0:
-        found = "no images" if not done else f"{images.dtype} images, labels from {labels.min()} on"
+    if not done:
+        raise InputError(f"Split {split!r} of data set {name!r} must hold images; found no images.")
+    # A damaged record of the number of examples must not leave rows of chance in the arrays.
+    images, labels = images[:done], labels[:done]
+    classes = len(builder.info.features[label_key].names)
+    if images.dtype != np.uint8 or labels.min() < 0 or labels.max() >= classes:
         raise InputError(
             f"Split {split!r} of data set {name!r} must hold images of 8 bits a channel with "
-            f"labels of 0 or more; found {found}."
+            f"labels from 0 to {classes - 1}; found {images.dtype} images, labels from "
+            f"{labels.min()} to {labels.max()}."
         )
-    # A damaged record of the number of examples must not leave rows of chance in the arrays.
-    return images[:done], labels[:done]
+    return images, labels
 
 
 def _sizes(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> InputError:

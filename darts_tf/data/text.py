@@ -6,11 +6,13 @@ import math
 import os
 import pathlib
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.reading import read_bytes
 
 END, UNKNOWN = "<eos>", "<unk>"
 """The word at the end of a line, and the one that stands for all unknown ones."""
@@ -18,6 +20,12 @@ END, UNKNOWN = "<eos>", "<unk>"
 PARTS = ("train", "valid", "test")
 VOCABULARIES = ("all", "train")
 BUILT_IN = "python_topics"
+
+LARGEST_TEXT = 2**30
+"""Bytes of a file: a text of that size takes some 20 times as much memory while it is read."""
+
+LONGEST_WORD = 1000
+"""Characters; what has no white space for longer is not a text by words."""
 
 
 class Vocabulary:
@@ -37,8 +45,11 @@ class Vocabulary:
         for word in words:
             if not isinstance(word, str) or word.split() != [word]:
                 raise InputError(
-                    f"A word must be text without white space. Received: {word!r} in a vocabulary."
+                    "A word must be text without white space. Received: "
+                    f"{reprlib.repr(word)} in a vocabulary."
                 )
+            if any("\ud800" <= c <= "\udfff" for c in word):
+                raise InputError(f"A word must be UTF-8 text. Received: {word!a} in a vocabulary.")
         self.words = tuple(words)
         self._numbers = {word: number for number, word in enumerate(words)}
         if len(self._numbers) < len(words):
@@ -161,15 +172,10 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     """The words of a text file, `<eos>` after each line.
 
     Raises:
-        InputError: It cannot be read, holds no word, or is not UTF-8.
+        InputError: It cannot be read, holds no word, one that is longer than `LONGEST_WORD`, or is
+            not UTF-8.
     """
-    try:
-        content = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"Cannot read the text {os.fspath(path)}: {error.strerror}. Name a text file that you "
-            "may read."
-        ) from error
+    content = read_bytes(path, "text", "Name a text file that you may read.", LARGEST_TEXT)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -178,11 +184,25 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
             f"{os.fspath(path)} is not UTF-8 text: line {line} holds the byte "
             f"0x{content[error.start]:02x}. Convert the file to UTF-8."
         ) from error
+    if "\0" in text:  # Every other byte of English in UTF-16, which is UTF-8 as well.
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(
+            f"{os.fspath(path)} is not UTF-8 text: line {line} holds the byte 0x00, as UTF-16 "
+            "does. Convert the file to UTF-8."
+        )
     # Only \n ends a line: other separators that splitlines() knows are white space within one.
     lines = text.split("\n")
     if lines[-1].strip() == "":
         lines.pop()
-    words = [word for line in lines for word in [*line.split(), END]]
+    words = []
+    for number, line in enumerate(lines, 1):
+        found = line.split()
+        if len(line) > LONGEST_WORD and max(map(len, found), default=0) > LONGEST_WORD:
+            raise InputError(
+                f"{os.fspath(path)} has a word of more than {LONGEST_WORD} characters in line "
+                f"{number}. Words are parted by white space: put it between them."
+            )
+        words += [*found, END]
     if len(words) == len(lines):
         raise InputError(
             f"{os.fspath(path)} is empty: it holds no word. A corpus needs text in each of "

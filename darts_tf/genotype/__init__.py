@@ -1,6 +1,7 @@
 """What an architecture is: genotypes as plain data, derived, published, read and written."""
 
 from darts_tf.genotype import zoo
+from darts_tf.genotype.alpha_file import load_alphas
 from darts_tf.genotype.derive import (
     derive,
     derive_recurrent,
@@ -37,6 +38,7 @@ __all__ = [
     "edge_offset",
     "from_json",
     "load",
+    "load_alphas",
     "load_provenance",
     "num_edges",
     "num_nodes_of",

@@ -9,6 +9,7 @@ from typing import Any
 from darts_tf.errors import InputError
 from darts_tf.genotype.genotype import Genotype, RecurrentGenotype, from_json, parse_text
 from darts_tf.genotype.json_form import MAX_CHARACTERS, read_json
+from darts_tf.reading import read_text
 
 
 def load(path: str | os.PathLike[str]) -> Genotype | RecurrentGenotype:
@@ -80,26 +81,5 @@ def _is_json(text: str) -> bool:
 
 
 def _read(path: str | os.PathLike[str]) -> str:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_CHARACTERS + 1)
-    except OSError as error:
-        raise InputError(
-            f"Cannot read genotype file {os.fspath(path)}: {error.strerror}. Give a file that "
-            "holds a genotype as JSON or as Genotype(...)."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"Cannot read genotype file {os.fspath(path)!r}: {error}.") from error
-    if len(content) > MAX_CHARACTERS:
-        raise InputError(
-            f"Genotype file {os.fspath(path)} is larger than {MAX_CHARACTERS} bytes. "
-            "Is this another kind of file?"
-        )
-    try:
-        # A byte order mark, which some editors write, is dropped.
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"Genotype file {os.fspath(path)} is not UTF-8 text (byte {error.start}). "
-            "Is this another kind of file?"
-        ) from error
+    remedy = "Give a file that holds a genotype as JSON or as Genotype(...)."
+    return read_text(path, "genotype file", remedy, MAX_CHARACTERS)

@@ -6,10 +6,11 @@ from typing import Any
 
 from darts_tf.errors import InputError
 from darts_tf.genotype.validation import show
+from darts_tf.reading import MEBIBYTE, parse_json
 
 FORMAT = "darts_tf.genotype"
 VERSION = 1
-MAX_CHARACTERS = 2**20
+MAX_CHARACTERS = MEBIBYTE
 FIELDS = {
     "cnn": ("normal", "normal_concat", "reduce", "reduce_concat"),
     "rnn": ("recurrent", "concat"),
@@ -63,7 +64,8 @@ def read_json(text: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         InputError: The text is empty, too long, no JSON, of another format or version, or lacks or
             exceeds the fields of its kind.
     """
-    document = _parse(text)
+    check_length(text)
+    document = parse_json(text, "the genotype")
     if not isinstance(document, dict):
         raise InputError(f"A genotype is a JSON object. Received: {show(document)}.")
     if document.get("format") != FORMAT:
@@ -102,37 +104,6 @@ def check_length(text: str) -> None:
         )
     if not text.strip():
         raise InputError("The text is empty. Expected a genotype as JSON or as Genotype(...).")
-
-
-def _parse(text: str) -> Any:
-    check_length(text)
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"The genotype is not valid JSON: {error.msg} (line {error.lineno}, column "
-            f"{error.colno}). Was the file cut short or edited?"
-        ) from error
-    except RecursionError as error:
-        raise InputError("The genotype is not valid: its JSON is nested too deeply.") from error
-    except InputError:
-        raise
-    except ValueError as error:
-        # json passes on int()'s refusal of a number with thousands of digits.
-        raise InputError(f"The genotype is not valid JSON: {error}.") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"The JSON of the genotype gives {show(twice)} twice. Give it once.")
-    return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise InputError(f"The genotype is not valid JSON: it holds {name}, which JSON does not have.")
 
 
 def _check_keys(document: Mapping[str, Any], kind: str) -> None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from darts_tf.errors import InputError
-from darts_tf.genotype import save
+from darts_tf.genotype import load_alphas, save
 
 
 class DropPathSchedule(keras.callbacks.Callback):
@@ -104,9 +104,9 @@ class AlphaHistory(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Reads what an earlier part of the run recorded."""
         if self.first_epoch and self.path.exists():
-            with np.load(self.path, allow_pickle=False) as saved:
-                kept = saved["epoch"] < self.first_epoch
-                self.arrays = {name: saved[name][kept] for name in saved.files}
+            saved = load_alphas(self.path)
+            kept = saved["epoch"] < self.first_epoch
+            self.arrays = {name: array[kept] for name, array in saved.items()}
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds one row to every array and writes the file anew, atomically."""
