@@ -80,20 +80,14 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
     """
     import keras
 
-    from darts_tf import data
     from darts_tf.networks.language import RecurrentEvaluationNetwork
     from darts_tf.report import plots
-    from darts_tf.training import language_callbacks, loop
-    from darts_tf.training.averaged_sgd import AveragedSGD
-    from darts_tf.training.language import LanguageModelTraining, stream_loss
 
     keras.utils.set_random_seed(settings.seed)
     check_genotype(genotype, folder / "genotype.json")
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_rnn"})
-    text.save_vocabulary(folder, corpus.vocabulary)
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
-    windows = windows_of(settings, corpus)
     network = RecurrentEvaluationNetwork(
         genotype,
         len(corpus.vocabulary),
@@ -103,6 +97,28 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
         regularization_of(settings),
         settings.seed,
     )
+    return train_network(settings, network, corpus, folder, {"genotype": genotype.to_text()})
+
+
+def train_network(
+    settings: TrainSettings, network, corpus, folder: pathlib.Path, described: dict
+) -> dict:
+    """Trains a language model in a work folder; returns the final figures.
+
+    Args:
+        settings: How.
+        network: A `LanguageModel`, new.
+        corpus: A `darts_tf.data.Corpus`.
+        folder: The work folder, which exists.
+        described: What else the final figures say of the network.
+    """
+    from darts_tf import data
+    from darts_tf.training import language_callbacks, loop
+    from darts_tf.training.averaged_sgd import AveragedSGD
+    from darts_tf.training.language import LanguageModelTraining, stream_loss
+
+    text.save_vocabulary(folder, corpus.vocabulary)
+    windows = windows_of(settings, corpus)
     model = LanguageModelTraining(network)
     model.compile(AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip))
     best = folder / "best.weights.h5"
@@ -157,7 +173,7 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
         "epochs": settings.epochs,
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "dataset": corpus.name,
-        "genotype": genotype.to_text(),
+        **described,
     }
     network.save(folder / "model.keras")
     common.write_json(folder / "metrics.json", metrics)

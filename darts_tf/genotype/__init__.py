@@ -22,6 +22,7 @@ from darts_tf.genotype.primitives import (
     CNN_PRIMITIVES,
     RNN_PRIMITIVES,
 )
+from darts_tf.genotype.sampling import random_recurrent
 from darts_tf.genotype.validation import INPUT_NODES
 from darts_tf.genotype.zoo import resolve
 
@@ -43,6 +44,7 @@ __all__ = [
     "num_edges",
     "num_nodes_of",
     "parse_text",
+    "random_recurrent",
     "resolve",
     "save",
     "zoo",

@@ -62,7 +62,7 @@ class Forward(NamedTuple):
 
     Attributes:
         logits: (batch, time, vocabulary).
-        hidden: (batch, width), the hidden state after the window.
+        hidden: (batch, state width), the hidden state after the window.
         penalty: AR + TAR, a scalar; 0 in evaluation.
     """
 
@@ -119,7 +119,11 @@ class LanguageModel(keras.Model):
         )
         self.hidden, self.evaluation_hidden = (
             self.add_weight(
-                name=kind, shape=(rows, width), initializer="zeros", trainable=False, autocast=False
+                name=kind,
+                shape=(rows, self.state_width),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
             )
             for kind, rows in (
                 ("hidden", batch_size),
@@ -131,6 +135,11 @@ class LanguageModel(keras.Model):
         self.steps_done = self.add_weight(
             name="steps_done", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
+
+    @property
+    def state_width(self) -> int:
+        """Width of the carried hidden state: that of the outputs, unless a cell keeps more."""
+        return self.width
 
     def unroll(self, inputs, hidden, input_mask, hidden_mask, training, lengths=None):
         """Runs the cell: (time, batch, width) to an `Unrolled`."""
@@ -175,7 +184,7 @@ class LanguageModel(keras.Model):
 
         Args:
             tokens: Word numbers, (batch, time), any integer type.
-            hidden: (batch, width), the hidden state before the window.
+            hidden: (batch, state width), the hidden state before the window.
             training: Whether dropout and penalties are on.
             lengths: (batch,), the number of words of each row, after which its hidden state stays
                 as it is; None for all. Of a derived cell only.

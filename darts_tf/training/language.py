@@ -119,7 +119,7 @@ def stream_loss(network: LanguageModel, windows: tf.data.Dataset) -> float:
     hidden, sums, words = None, [], 0
     for x, y in windows:
         if hidden is None:
-            hidden = tf.zeros([x.shape[0], network.width], network.embedding.dtype)
+            hidden = tf.zeros([x.shape[0], network.state_width], network.embedding.dtype)
         loss, hidden = total(x, y, hidden)
         sums.append(float(loss))
         words += math.prod(y.shape)
