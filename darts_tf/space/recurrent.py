@@ -19,7 +19,7 @@ from darts_tf.space.recurrent_functions import (
     MOMENTUM,
     batch_norm,
     highway,
-    mixed_node,
+    mixed_operation,
     over_time,
 )
 
@@ -108,15 +108,11 @@ class RecurrentSearchCell(keras.layers.Layer):
             )
             for kind, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
         )
-        # One function of each kind for each node: they are traced once for each number of states.
-        self._node = [
-            fused(
-                lambda pre, p, *states: mixed_node(pre, tf.stack(states), p, self.primitives),
-                separate=(1,),
-                jit_compile=jit_compile,
-            )
-            for _ in range(num_nodes)
-        ]
+        self._edge = fused(
+            lambda pre, p, state: mixed_operation(pre, state, p, self.primitives),
+            separate=(1,),
+            jit_compile=jit_compile,
+        )
         # Not compiled, XLA's products being slower; here for what it keeps for the gradient, which
         # is each state once and not once more for each node that reads it.
         self._product = [
@@ -150,7 +146,8 @@ class RecurrentSearchCell(keras.layers.Layer):
         masked = inputs if input_mask is None else inputs * input_mask
         W0 = tf.convert_to_tensor(self.W0)
         W = [tf.convert_to_tensor(w) for w in self.W]
-        rows = [weights[edge_offset(i, 1) : edge_offset(i + 1, 1)] for i in range(nodes)]
+        rows = tf.unstack(weights)
+        rows = [rows[edge_offset(i, 1) : edge_offset(i + 1, 1)] for i in range(nodes)]
         # The input's half of node 0, for all time steps in one product.
         xW = tf.matmul(tf.reshape(masked, [-1, n]), W0[:n])
         xW = tf.reshape(xW, [-1, *hidden.shape[:1], 2 * n])
@@ -165,8 +162,9 @@ class RecurrentSearchCell(keras.layers.Layer):
             pre = xW + tf.matmul(h * hidden_mask, W0[n:])
             states, means, variances = ([first] for first in normalise(self._highway(pre, h)))
             for i in range(nodes):
-                pre = self._product[i](W[i], hidden_mask, *states)
-                node = normalise(self._node[i](pre, rows[i], *states))
+                pre = tf.unstack(self._product[i](W[i], hidden_mask, *states))
+                edges = [self._edge(*e) for e in zip(pre, rows[i], states, strict=True)]
+                node = normalise(tf.add_n(edges))
                 for collected, new in zip((states, means, variances), node, strict=True):
                     collected.append(new)
             output = tf.add_n(states[1:]) / nodes

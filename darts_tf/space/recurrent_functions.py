@@ -85,21 +85,21 @@ def batch_norm(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return centred * tf.math.rsqrt(variance + EPSILON), mean, variance
 
 
-def mixed_node(
-    pre: tf.Tensor, states: tf.Tensor, weights: tf.Tensor, primitives: Sequence[str]
+def mixed_operation(
+    pre: tf.Tensor, state: tf.Tensor, weights: tf.Tensor, primitives: Sequence[str]
 ) -> tf.Tensor:
-    """The sum of a node's mixed operations, before its BatchNorm.
+    """The mixed operation on the edge from node j.
 
-        sum_j sum_k p_jk (s_j + sigma(c_j) o (f_k(h_j) - s_j))
-            = sum_j P_j s_j + sigma(c_j) o (sum_k p_jk f_k(h_j) - P_j s_j),   P_j = sum_k p_jk
+        sum_k p_k (s_j + sigma(c_j) o (f_k(h_j) - s_j))
+            = P s_j + sigma(c_j) o (sum_k p_k f_k(h_j) - P s_j),   P = sum_k p_k
 
     k runs over the primitives other than `none`, which keeps its share of the softmax. The second
-    line needs one gate for each predecessor instead of one for each candidate.
+    line needs one gate instead of one for each candidate.
 
     Args:
-        pre: [c_j; h_j] = (s_j o m_h) W_i of the predecessors, (i, batch, 2 width).
-        states: s_j, (i, batch, width).
-        weights: p, (i, number of primitives).
+        pre: [c_j; h_j] = (s_j o m_h) W_i, (batch, 2 width).
+        state: s_j, (batch, width).
+        weights: p, (number of primitives,).
         primitives: Their names.
 
     Returns:
@@ -109,8 +109,7 @@ def mixed_node(
     mixed, share = 0.0, 0.0
     for k, name in enumerate(primitives):
         if name != "none":
-            p = weights[:, k, None, None]
-            mixed += p * ACTIVATIONS[name](h)
-            share += p
-    through = share * states
-    return tf.reduce_sum(through + tf.sigmoid(c) * (mixed - through), 0)
+            mixed += weights[k] * ACTIVATIONS[name](h)
+            share += weights[k]
+    through = share * state
+    return through + tf.sigmoid(c) * (mixed - through)
