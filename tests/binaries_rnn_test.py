@@ -12,14 +12,16 @@ import pytest
 import tensorflow as tf
 
 from darts_tf import data, genotype
-from darts_tf.bin import export, pipeline, search_rnn, train_rnn
+from darts_tf.bin import compare_rnn, export, pipeline, search_rnn, train_rnn
 from tests.programs import FLAGS, ROOT, alphas, contents, run
 
 RUN_BY = {
+    "compare_rnn_ptb.flags": "test_a_comparison_chooses_rates_by_validation_and_goes_on",
     "quickstart_text.flags": "test_the_pipeline_leaves_its_results_in_the_work_folder_itself",
     "search_rnn_ptb_base.flags": "test_the_published_searches_run",
     "search_rnn_ptb_first_order.flags": "test_the_published_searches_run",
     "search_rnn_ptb_second_order.flags": "test_the_published_searches_run",
+    "search_rnn_ptb_reduced.flags": "test_the_reduced_search_runs",
     "train_rnn_ptb.flags": "test_the_published_trainings_run",
     "train_rnn_wikitext2.flags": "test_the_published_trainings_run",
 }
@@ -114,6 +116,57 @@ def test_the_published_quirks_run(tmp_path):
     quirks = ("--published_quirks", "--order=second_fd", "--limit=60", "--dropout=0.5")
     finished(search_rnn, tmp_path / "run", *TINY_SEARCH, *quirks)
     assert all(math.isfinite(row["arch_loss"]) for row in rows(tmp_path / "run"))
+
+
+def test_the_reduced_search_runs(corpus_folder, tmp_path):
+    places = (f"--data_dir={corpus_folder}", f"--workdir={tmp_path}")
+    assert run(search_rnn, flagfile("search_rnn_ptb_reduced.flags"), *TINY_SEARCH, *places) == 0
+    assert [row["epoch"] for row in rows(tmp_path)] == [0, 1]
+
+
+def test_a_comparison_chooses_rates_by_validation_and_goes_on(corpus_folder, tmp_path, capsys):
+    command = (
+        *(flagfile("compare_rnn_ptb.flags"), *TINY_TRAINING, "--genotype=DARTS_V1"),
+        *("--epochs=1", "--seeds=2", "--learning_rates=0.1,5", "--test_batch_size=2"),
+        *(f"--data_dir={corpus_folder}", f"--workdir={tmp_path}"),
+    )
+    assert run(compare_rnn, *command) == 0
+    capsys.readouterr()
+    path = tmp_path / "comparison.json"
+    cells = {cell["kind"]: cell for cell in json.loads(path.read_text())["cells"]}
+    assert list(cells) == ["derived", "random", "lstm"]
+    for kind, cell in cells.items():
+        figures = {
+            (rate, seed): json.loads(
+                (tmp_path / f"{kind}_rate{rate}_seed{seed}" / "metrics.json").read_text()
+            )
+            for rate, seed in (("0.1", 0), ("5", 0), (f"{cell['learning_rate']:g}", 1))
+        }
+        rate = min(("0.1", "5"), key=lambda rate: figures[rate, 0]["valid_perplexity"])
+        assert cell["learning_rate"] == float(rate)
+        for part in ("valid", "test"):
+            found = [figures[rate, seed][f"{part}_perplexity"] for seed in (0, 1)]
+            assert cell[f"{part}_perplexity"]["all"] == found
+            assert cell[f"{part}_perplexity"]["mean"] == pytest.approx(np.mean(found), abs=0.01)
+            deviation = np.std(found, ddof=1)
+            assert cell[f"{part}_perplexity"]["deviation"] == pytest.approx(deviation, abs=0.01)
+    # 6 words, 4 wide: 6 4 + 6 + 8 8 + 8 (4 8); LSTMs 5, 6 and 7 wide have 256, 354 and 468.
+    assert [cell["weights"] for cell in cells.values()] == [350, 350, 354]
+    assert cells["derived"]["cells"] == [genotype.zoo.genotype("DARTS_V1", "rnn").to_text()] * 2
+    drawn = [genotype.random_recurrent(seed).to_text() for seed in (0, 1)]
+    assert cells["random"]["cells"] == drawn
+    # A training that is missing is made up for, the others are only read.
+    written = path.read_bytes()
+    (tmp_path / "lstm_rate5_seed0" / "metrics.json").unlink()
+    before = contents(tmp_path)
+    assert run(compare_rnn, *command) == 0
+    said = capsys.readouterr().out
+    assert "lstm: learning rate 5, seed 0" in said and said.count("learning rate") == 1
+    assert path.read_bytes() == written
+    changed = {name for name, held in contents(tmp_path).items() if before.get(name) != held}
+    assert all(name.startswith("lstm_rate5_seed0") for name in changed)
+    line = rf"derived +350 +{cells['derived']['learning_rate']:g}  [\d.]+ \+- [\d.]+ +[\d.]+ \+-"
+    assert re.search(line, said)
 
 
 @pytest.mark.parametrize("name", ["train_rnn_ptb.flags", "train_rnn_wikitext2.flags"])
@@ -244,6 +297,9 @@ def refused(capsys, program, folder, *arguments):
         (search_rnn, "--beta=nan", "--beta must be at least 0. Received: --beta=nan."),
         (train_rnn, "--test_batch_size=0", "--test_batch_size must be at least 1. Received"),
         (train_rnn, "--genotype=DARTS_V3", "Unknown genotype 'DARTS_V3'. Known: .*ENAS"),
+        (compare_rnn, "--learning_rates=1,x", "must be numbers with commas between .*rates=1,x"),
+        (compare_rnn, "--learning_rates=-1", "--learning_rate must be at least 0. Received"),
+        (compare_rnn, "--seeds=0", "0 is not a positive integer"),
         (search_rnn, "--dataset=ptb", "Unknown text 'ptb'. Known: python_topics, text."),
         (search_rnn, "--dataset=text", "--dataset=text needs --data_dir, the folder that holds"),
         (train_rnn, "--dataset=text --data_dir=nowhere", "There is no folder nowhere"),
