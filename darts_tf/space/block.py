@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.space import functional
+from darts_tf.space import collective, functional
 from darts_tf.space.dual import Dual, Number, read
 from darts_tf.space.normalisation import MOMENTUM
 from darts_tf.space.primitives import Normalise, Primitive, Shapes, activation_function
@@ -272,8 +272,9 @@ class Block(keras.layers.Layer):
             vector = tf.nest.map_structure(lambda part: tf.cast(part, dtype), vector)
         statistics = None if self.statistics is None else tf.convert_to_tensor(self.statistics)
         if not training:
-            return _traced(self.function, self._layout, False)(vector, statistics, *inputs)
-        y, batch = _traced(self.function, self._layout, True)(vector, None, *inputs)
+            return _traced(self.function, self._layout, False)(None, vector, statistics, *inputs)
+        apply = _traced(self.function, self._layout, True)
+        y, batch = apply(collective.next_call(), vector, None, *inputs)
         if isinstance(y, Dual):  # one of the search's virtual passes
             return y
         kept = MOMENTUM * statistics
@@ -312,16 +313,16 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
     hundreds of blocks is then a graph of calls to a few functions, several times faster to build
     than one flat graph.
     """
-    if is_exporting() or replicas() > 1:
-        # A reduction over replicas cannot be called from a nested function, nor can all converters
-        # of graphs read one.
+    if is_exporting() or (replicas() > 1 and tf.executing_eagerly()):
+        # Not all converters of graphs can read nested functions. Eager replicas take turns, so that
+        # none could wait for another within a function.
         return _plain(function, layout, training)
     constants = [what for what in ("weights", "alphas") if not wants_gradient_of(what)]
     return _shared(function, layout, training, *constants)
 
 
 def _plain(function, layout, training, *constants):
-    def evaluate(vector, statistics, read, *further):
+    def evaluate(call, vector, statistics, read, *further):
         if "weights" in constants and vector is not None:
             vector = tf.nest.map_structure(tf.stop_gradient, vector)
         if "alphas" in constants:
@@ -333,7 +334,8 @@ def _plain(function, layout, training, *constants):
         weights = layout.unpack(vector)
         norms = BatchNorms(weights, running)
         state = function.state(**dict(zip(function.reads(), read, strict=True)))
-        y = function(weights, norms, state, *further)
+        with collective.within_call(call):
+            y = function(weights, norms, state, *further)
         if not training:
             return y
         if isinstance(y, Dual):

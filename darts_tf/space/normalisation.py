@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from darts_tf.space.collective import sum_over_replicas
 from darts_tf.space.dual import Dual, Number, bilinear, is_dual, linear, symmetric, total
 from darts_tf.space.tracing import replicas
 
@@ -63,14 +64,11 @@ def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     wrong at second.
     """
 
-    def total(value):
-        if replicas() == 1:
-            return value
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    count = total(tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype))
-    mean = total(tf.reduce_sum(x, [0, 1, 2])) / count
-    variance = total(tf.reduce_sum(tf.math.squared_difference(x, mean), [0, 1, 2])) / count
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
+    sums = sum_over_replicas(tf.concat([[count], tf.reduce_sum(x, [0, 1, 2])], 0))
+    count, mean = sums[0], sums[1:] / sums[0]
+    squares = tf.reduce_sum(tf.math.squared_difference(x, mean), [0, 1, 2])
+    variance = sum_over_replicas(squares) / count
     return mean, variance, count
 
 
