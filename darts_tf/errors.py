@@ -10,8 +10,11 @@ class InputError(ValueError):
     """
 
 
-class StopRequested(Exception):
-    """A run was asked to stop by a signal, and its state is saved; a program exits with code 75."""
+class StopRequested(BaseException):
+    """A signal asked to stop, and what was done is saved; a program exits with code 75.
+
+    No `Exception`, as KeyboardInterrupt is none: nobody takes it for an error and goes on.
+    """
 
 
 def unknown_name(kind: str, name: object, known) -> InputError:

@@ -1,10 +1,15 @@
 """Writing files: a reader finds the old one or the new one, whole, whatever happens meanwhile."""
 
 import contextlib
+import errno
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from darts_tf.errors import InputError
 
@@ -37,8 +42,8 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
         os.replace(partial, path)
         _flush(path.parent)
     except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and "errno = " not in str(error):  # HDF5 tells it so
-            raise
+        if not isinstance(error, OSError) and "errno = " not in str(error):
+            raise  # but that is how HDF5 tells of the file system
         raise cannot_write(path, error, needed) from error
     finally:
         with contextlib.suppress(OSError):
@@ -82,20 +87,41 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         raise cannot_write(path, error) from error
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSALS = _NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a file system answers that the user can mend."""
+
+
 def cannot_write(
     path: str | os.PathLike[str], error: Exception, needed: int | None = None
 ) -> InputError:
-    """The answer to a file that the file system refuses: why, and the bytes needed and free."""
+    """The answer to a file that the file system refuses: which, why, and what to do.
+
+    Args:
+        path: The file.
+        error: An OSError, or HDF5's RuntimeError.
+        needed: Bytes that it would have had.
+    """
     path = Path(path)
-    why = getattr(error, "strerror", None) or " ".join(str(error).split())
-    size = f" It needs {needed:,} bytes" if needed is not None else ""
-    with contextlib.suppress(OSError):
-        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free there"
-        size += f"; {free}" if size else f" {free[0].upper()}{free[1:]}"
-    return InputError(
-        f"{path} could not be written: {why}.{size}{'.' if size else ''} Make room, or the folder "
-        "writable, and do the same again."
-    )
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"errno = (\d+)", str(error))):
+        number = int(found[1])
+    why = os.strerror(number) if number else str(error)
+    if number in _NO_ROOM:
+        size = f" It needs {needed:,} bytes" if needed is not None else " It needs more bytes"
+        with contextlib.suppress(OSError):
+            size += f"; {shutil.disk_usage(path.parent).free:,} are free there"
+        remedy = f"{size}. Make room (or raise the limit of file sizes), and do the same again."
+    elif number == errno.EROFS:
+        remedy = " Make the file system writable, and do the same again."
+    else:
+        remedy = " Give a file in a folder that exists and that you may write to."
+    return InputError(f"Cannot write {path}: {why}.{remedy}")
+
+
+def size_of(variables: Iterable) -> int:
+    """Bytes of the values of variables, about what a file of them needs."""
+    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
 
 
 def _flush(path: Path) -> None:

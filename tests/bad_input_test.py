@@ -238,7 +238,8 @@ def begun(program, folder, *arguments):
     values(["program", *arguments, f"--workdir={folder}"])
     if program is pipeline:
         pipeline.settle(values)
-    work_folder.prepare(values)
+    with work_folder.prepared(values):
+        pass
     (folder / "metrics.jsonl").write_text('{"epoch": 0}\n')
     return contents(folder)
 

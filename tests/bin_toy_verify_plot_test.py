@@ -143,7 +143,7 @@ def test_first_order_is_compared_with_its_own_fixed_point(tmp_path, capsys):
         (["--learning_rate=0"], "--learning_rate must be a positive number"),
         (["--learning_rate=3"], "diverges for xi=0 at --learning_rate=3"),
         (["--output=toy.bmp"], "one of .svg, .png, .pdf. Received: 'toy.bmp'"),
-        (["--output=missing/toy.png", "--steps=1"], "Cannot write picture missing/toy.png"),
+        (["--output=missing/toy.png", "--steps=1"], "Cannot write missing/toy.png"),
         (["toy.png"], "Unexpected argument 'toy.png'"),
     ],
 )

@@ -97,7 +97,7 @@ def test_the_published_searches_run(order, corpus_folder, tmp_path, capsys):
     found = rows(tmp_path)
     assert [row["epoch"] for row in found] == [0, 1]
     for row in found:
-        names = {"epoch", "seconds", "learning_rate", "loss", "arch_loss", "perplexity"}
+        names = {"epoch", "learning_rate", "loss", "arch_loss", "perplexity"}
         assert set(row) == names | {"val_loss", "val_perplexity"}
         assert row["learning_rate"] == 20
         assert row["val_perplexity"] == pytest.approx(math.exp(row["val_loss"]))

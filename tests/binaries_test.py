@@ -95,7 +95,7 @@ def test_a_search_writes_its_records(searched):
     folder = searched.folder
     found = rows(folder)
     assert [row["epoch"] for row in found] == [0, 1]
-    names = {"epoch", "seconds", "learning_rate", "loss", "arch_loss", "accuracy"}
+    names = {"epoch", "learning_rate", "loss", "arch_loss", "accuracy"}
     for row in found:
         assert set(row) == names | {"val_loss", "val_accuracy"}
         assert all(math.isfinite(value) for value in row.values())
@@ -209,7 +209,7 @@ def test_a_training_writes_its_figures_and_a_model_that_loads(trained):
     assert [row["epoch"] for row in found] == [0, 1]
     for row in found:
         # No figure of the test part: it is used once, at the end.
-        assert set(row) == {"epoch", "seconds", "learning_rate", "loss", "accuracy"}
+        assert set(row) == {"epoch", "learning_rate", "loss", "accuracy"}
         assert all(math.isfinite(value) for value in row.values())
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     images = data.load_images("digits", limit=64)

@@ -14,6 +14,7 @@ import keras
 import pytest
 import tensorflow as tf
 from absl import flags
+from tensorflow.python.framework import config
 
 
 def pytest_configure(config):
@@ -32,3 +33,11 @@ def precision(request):
     yield wanted
     keras.config.set_dtype_policy(before[0])
     keras.config.set_floatx(before[1])
+
+
+@pytest.fixture(autouse=True)
+def _determinism_ends_with_a_test():
+    """The programs turn it on for their process, which here is that of all tests."""
+    yield
+    # TensorFlow has no public way back; without one, other tests could draw no random numbers.
+    config.disable_op_determinism()

@@ -48,7 +48,7 @@ def test_saving_replaces_the_file_whole_and_leaves_nothing_else(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    refused(save, ALL[1], path, words="Cannot write genotype file ... No space left on device.")
+    refused(save, ALL[1], path, words="Cannot write ... No space left on device.")
     assert load(path) == ALL[0]
     assert [file.name for file in tmp_path.iterdir()] == ["genotype.json"]
 

@@ -147,7 +147,7 @@ def test_pictures_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"one of .svg, .png, .pdf. Received: 'alphas.dot'."):
         plot_alphas(alphas, "alphas.dot")
     for name in ("cell.png", "cell.dot"):
-        with pytest.raises(InputError, match="Cannot write picture .* No such file or directory."):
+        with pytest.raises(InputError, match="Cannot write .* No such file or directory."):
             plot_genotype(genotype, tmp_path / "no" / name)
     with pytest.raises(InputError, match="Only a Genotype or a RecurrentGenotype .* Received: str"):
         plot_genotype("DARTS", tmp_path / "cell.svg")

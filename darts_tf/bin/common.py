@@ -7,11 +7,14 @@ import math
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf.bin import flagfiles
 from darts_tf.errors import InputError, StopRequested
 
@@ -50,6 +53,7 @@ def run(
     if any(argument in HELP_FLAGS for argument in arguments):
         print(description.strip() + "\n\nFlags:" + values.get_help())
         return DONE
+    handler = _stop_at_termination()
     try:
         flagfiles.check(arguments)
         try:
@@ -69,6 +73,12 @@ def run(
     except (flags.Error, InputError) as error:
         _print_error(error)
         return USAGE_ERROR
+    except OSError as error:
+        if error.errno not in files.REFUSALS:
+            raise
+        # What writes by itself says so itself; this is what is left, such as a folder to be made.
+        _print_error(files.cannot_write(error.filename or "a file", error))
+        return USAGE_ERROR
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
@@ -77,16 +87,32 @@ def run(
             f"images needs less with --recompute. {str(error)[:200]}"
         )
         return USAGE_ERROR
-    except StopRequested as signal:
+    except StopRequested as stopped:
         print(
-            f"stopped by {signal}; the state after the last step is saved. Run the same command "
-            "again to go on.",
+            f"stopped by {stopped}; what was done is saved. Run the same command again to go on.",
             flush=True,
         )
         return STOPPED
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)
         return INTERRUPTED
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _stop_at_termination():
+    """Has SIGTERM end a program as SIGINT does, with exit code 75; returns what it did before.
+
+    While a model is trained `training.loop` takes both signals over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None  # only there Python handles signals
+
+    def stop(number, frame):
+        raise StopRequested(signal.Signals(number).name)
+
+    return signal.signal(signal.SIGTERM, stop)
 
 
 def _print_error(error: object) -> None:
@@ -193,13 +219,45 @@ def check_ranges(settings: object, ranges: Mapping[str, tuple[float, float]]) ->
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:
     """Writes a JSON file, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def define_saving_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say when checkpoints are taken."""
+    flags.DEFINE_float(
+        "checkpoint_minutes",
+        10.0,
+        "Minutes between two checkpoints within an epoch; 0 for one after every step. After every "
+        "epoch there is one anyway.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "keep_checkpoints",
+        3,
+        "How many checkpoints are kept. If the last one is damaged, the one before is used.",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
+def saving_of(values: flags.FlagValues):
+    """What the flags of `define_saving_flags` say: a `darts_tf.training.checkpoints.Saving`."""
+    from darts_tf.training.checkpoints import Saving
+
+    return Saving(values.checkpoint_minutes, values.keep_checkpoints)
 
 
 def define_device_flags(values: flags.FlagValues) -> None:
     """Defines the flags that say how to compute, not what."""
+    flags.DEFINE_bool(
+        "deterministic",
+        None,
+        "Whether the same run gives the same numbers bit for bit, also after it was broken off; "
+        "with --threads or --intra_op_threads of the same number. By default on a CPU without "
+        "--jit_compile.",
+        flag_values=values,
+    )
     for name, help_text in (
         ("threads", "Number of threads; 0 for all cores."),
         (
@@ -276,17 +334,23 @@ def configure_devices(values: flags.FlagValues, steps: int = 0, branching: bool 
     import keras
     import tensorflow as tf
 
-    threading = tf.config.threading
+    threads = tf.config.threading
+    gpus = tf.config.list_physical_devices("GPU")
+    compiled = "jit_compile" in values and values.jit_compile
+    if values.deterministic and compiled:
+        raise InputError("--deterministic and --jit_compile exclude each other: leave one out.")
+    if values.deterministic or (values.deterministic is None and not gpus and not compiled):
+        tf.config.experimental.enable_op_determinism()
     intra, inter = values.intra_op_threads, values.inter_op_threads or values.threads
-    if branching and not tf.config.list_physical_devices("GPU"):
+    if branching and not gpus:
         intra, inter = intra or 1, inter or os.cpu_count()
     intra = intra or values.threads
     # Threads cannot be changed once devices are in use, as when programs call each other.
     with contextlib.suppress(RuntimeError):
-        if intra and intra != threading.get_intra_op_parallelism_threads():
-            threading.set_intra_op_parallelism_threads(intra)
-        if inter and inter != threading.get_inter_op_parallelism_threads():
-            threading.set_inter_op_parallelism_threads(inter)
+        if intra and intra != threads.get_intra_op_parallelism_threads():
+            threads.set_intra_op_parallelism_threads(intra)
+        if inter and inter != threads.get_inter_op_parallelism_threads():
+            threads.set_inter_op_parallelism_threads(inter)
     optimize = {"auto": steps > 2000, "on": True, "off": False}[values.graph_optimizer]
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not optimize})
     if "mixed_precision" in values and values.mixed_precision != "none":

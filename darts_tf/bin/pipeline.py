@@ -8,13 +8,15 @@ The data set decides what is searched: a convolutional cell for images, a recurr
 results stand in RUN itself. The test part of the data is used once, at the very end.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-import shutil
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf.bin import (
     common,
     images,
@@ -58,6 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
                 values.set_default(prefix + field.name, None)
         only_text = dataclasses.make_dataclass("OnlyText", new)
         common.define_settings(only_text, helps[of_text], values, prefix)
+    common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
 
@@ -99,13 +102,13 @@ def _images(values, searching, training) -> tuple[str, dict]:
     streams = train_cnn.streams_of_images(training, image_data)
     steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
     common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
-    folder = _prepare(values)
-    computation = common.computation_of(values)
-    genotype = search_cnn.search(searching, image_data, folder / "search", computation)
-    metrics = train_cnn.train(
-        training, genotype, values.dataset, streams, folder / "train", computation
-    )
-    _finish(folder, "data.json")
+    computation, saving = common.computation_of(values), common.saving_of(values)
+    with _prepared(values) as folder:
+        genotype = search_cnn.search(searching, image_data, folder / "search", computation, saving)
+        metrics = train_cnn.train(
+            training, genotype, values.dataset, streams, folder / "train", computation, saving
+        )
+        _finish(folder, "data.json")
     accuracy = f"{100 * metrics['test_accuracy']:.2f}"
     return f"test accuracy {accuracy} % with {metrics['weights']:,} weights", metrics
 
@@ -120,18 +123,21 @@ def _text(values, searching, training) -> tuple[str, dict]:
         for settings, w in zip((searching, training), windows, strict=True)
     )
     common.configure_devices(values, max(steps), branching=False)
-    folder = _prepare(values)
-    genotype = search_rnn.search(searching, corpus, folder / "search")
-    metrics = train_rnn.train(training, genotype, corpus, folder / "train")
-    _finish(folder, text.VOCABULARY)
+    saving = common.saving_of(values)
+    with _prepared(values) as folder:
+        genotype = search_rnn.search(searching, corpus, folder / "search", saving)
+        metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving)
+        _finish(folder, text.VOCABULARY)
     return train_rnn.report(metrics), metrics
 
 
-def _prepare(values) -> pathlib.Path:
-    folder = work_folder.prepare(values)
-    for name in ("search", "train", "plots"):
-        (folder / name).mkdir(exist_ok=True)
-    return folder
+@contextlib.contextmanager
+def _prepared(values) -> Iterator[pathlib.Path]:
+    """The work folder with those of the stages."""
+    with work_folder.prepared(values) as folder:
+        for name in ("search", "train", "plots"):
+            files.make_folder(folder / name)
+        yield folder
 
 
 def _finish(folder: pathlib.Path, description: str) -> None:
@@ -143,7 +149,7 @@ def _finish(folder: pathlib.Path, description: str) -> None:
         ("train", ("metrics.json", "model.keras", description)),
     ):
         for name in names:
-            shutil.copyfile(folder / stage / name, folder / name)
+            files.write(folder / name, (folder / stage / name).read_bytes())
 
 
 if __name__ == "__main__":

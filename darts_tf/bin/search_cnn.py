@@ -102,6 +102,7 @@ def search(
     image_data,
     folder: pathlib.Path,
     computation: common.Computation,
+    saving,
 ):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
@@ -110,6 +111,7 @@ def search(
         image_data: A `darts_tf.data.ImageData`.
         folder: The work folder, which exists.
         computation: How the supernet is computed.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -155,6 +157,8 @@ def search(
             darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),
             darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, image_data)),
         ],
+        settings=provenance(settings, image_data),
+        saving=saving,
     )
     loop.train(model, run, [model.optimizer, model.arch_optimizer])
     found = genotype.load(folder / "genotype.json")
@@ -174,6 +178,7 @@ def define_flags(values: flags.FlagValues) -> None:
     work_folder.define_flag(values)
     images.define_flags(values)
     common.define_settings(SearchSettings, HELP, values)
+    common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
 
@@ -186,8 +191,10 @@ def main(values: flags.FlagValues) -> int:
     image_data = images.load(values)
     pairing = pairing_of(settings, image_data)
     common.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
-    folder = work_folder.prepare(values)
-    found = search(settings, image_data, folder, common.computation_of(values))
+    with work_folder.prepared(values) as folder:
+        found = search(
+            settings, image_data, folder, common.computation_of(values), common.saving_of(values)
+        )
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

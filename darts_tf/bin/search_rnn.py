@@ -131,13 +131,14 @@ def windows_of(settings: SearchSettings, corpus):
     return data.PairedWindows(train, corpus.valid)
 
 
-def search(settings: SearchSettings, corpus, folder: pathlib.Path):
+def search(settings: SearchSettings, corpus, folder: pathlib.Path, saving):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
     Args:
         settings: How.
         corpus: A `darts_tf.data.Corpus`; its test part is not touched.
         folder: The work folder, which exists.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -192,6 +193,8 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path):
             darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),
             darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, corpus)),
         ],
+        settings=provenance(settings, corpus),
+        saving=saving,
     )
     loop.train(model, run, [model.optimizer, model.arch_optimizer])
     found = genotype.load(folder / "genotype.json")
@@ -211,6 +214,7 @@ def define_flags(values: flags.FlagValues) -> None:
     work_folder.define_flag(values)
     text.define_flags(values)
     common.define_settings(SearchSettings, HELP, values)
+    common.define_saving_flags(values)
     common.define_device_flags(values)
 
 
@@ -223,8 +227,8 @@ def main(values: flags.FlagValues) -> int:
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))
     common.configure_devices(values, steps, branching=False)
-    folder = work_folder.prepare(values)
-    found = search(settings, corpus, folder)
+    with work_folder.prepared(values) as folder:
+        found = search(settings, corpus, folder, common.saving_of(values))
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, images, work_folder
 from darts_tf.errors import InputError
@@ -140,6 +141,7 @@ def train(
     streams: Streams,
     folder: pathlib.Path,
     computation: common.Computation,
+    saving,
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
@@ -150,6 +152,7 @@ def train(
         streams: The data.
         folder: The work folder, which exists.
         computation: How the network is computed.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -200,6 +203,8 @@ def train(
         callbacks=lambda first: [
             darts_tf.DropPathSchedule(settings.drop_path_prob, settings.epochs)
         ],
+        settings=provenance("train_cnn", settings, dataset, genotype),
+        saving=saving,
     )
     loop.train(model, run, [model.optimizer])
     tested = model.evaluate(streams.test, verbose=0, return_dict=True)
@@ -208,14 +213,20 @@ def train(
         "test_loss": round(float(tested["loss"]), 6),
         "weights": network.count_weights(),
         "epochs": settings.epochs,
-        "training_seconds": round(sum(epoch["seconds"] for epoch in loop.read_metrics(folder)), 1),
         "dataset": dataset,
         "genotype": genotype.to_text(),
     }
-    network.save(folder / "model.keras")
+    with files.replacing(folder / "model.keras", files.size_of(network.variables)) as partial:
+        network.save(partial)
     images.save_description(folder, streams)
     common.write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def provenance(program: str, settings, dataset: str, genotype) -> dict:
+    """What makes a training this one and no other."""
+    cells = {"genotype": genotype.to_text(), "dataset": dataset}
+    return {"program": program, **cells, **dataclasses.asdict(settings)}
 
 
 def check_genotype(genotype, path: pathlib.Path) -> None:
@@ -239,6 +250,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
+    common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
 
@@ -256,10 +268,9 @@ def main(values: flags.FlagValues) -> int:
     else:
         streams = streams_of_images(settings, images.load(values))
     common.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
-    folder = work_folder.prepare(values)
-    metrics = train(
-        settings, genotype, values.dataset, streams, folder, common.computation_of(values)
-    )
+    computation, saving = common.computation_of(values), common.saving_of(values)
+    with work_folder.prepared(values) as folder:
+        metrics = train(settings, genotype, values.dataset, streams, folder, computation, saving)
     print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

@@ -11,10 +11,11 @@ import sys
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, text, work_folder
 from darts_tf.bin.search_rnn import LANGUAGE_HELP, check_language_ranges, regularization_of
-from darts_tf.bin.train_cnn import check_genotype
+from darts_tf.bin.train_cnn import check_genotype, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def windows_of(settings: TrainSettings, corpus):
     return data.TrainWindows(corpus.train, settings.batch_size, settings.bptt, settings.seed)
 
 
-def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> dict:
+def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path, saving) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
     Args:
@@ -77,6 +78,7 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
         genotype: The cell.
         corpus: A `darts_tf.data.Corpus`.
         folder: The work folder, which exists.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -146,6 +148,8 @@ def train_network(
         ),
         schedule=lambda epoch, _=None: settings.learning_rate,
         callbacks=callbacks,
+        settings=provenance("train_rnn", settings, corpus.name, genotype),
+        saving=saving,
     )
     loop.train(model, run, [model.optimizer])
     network.load_weights(best)
@@ -171,11 +175,11 @@ def train_network(
         "weights": network.count_weights(),
         "vocabulary": len(corpus.vocabulary),
         "epochs": settings.epochs,
-        "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "dataset": corpus.name,
         **described,
     }
-    network.save(folder / "model.keras")
+    with files.replacing(folder / "model.keras", files.size_of(network.variables)) as partial:
+        network.save(partial)
     common.write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -191,6 +195,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
+    common.define_saving_flags(values)
     common.define_device_flags(values)
 
 
@@ -204,8 +209,8 @@ def main(values: flags.FlagValues) -> int:
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.windows(0))
     common.configure_devices(values, steps, branching=False)
-    folder = work_folder.prepare(values)
-    metrics = train(settings, genotype, corpus, folder)
+    with work_folder.prepared(values) as folder:
+        metrics = train(settings, genotype, corpus, folder, common.saving_of(values))
     print(report(metrics))
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

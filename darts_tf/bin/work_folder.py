@@ -1,9 +1,13 @@
 """The work folder of a run: its flags, and the refusal to mix two runs in one folder."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from absl import flags
 
+from darts_tf import files
+from darts_tf.bin import lock
 from darts_tf.errors import InputError
 
 NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
@@ -11,13 +15,19 @@ NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
     "intra_op_threads",
     "inter_op_threads",
     "graph_optimizer",
+    "deterministic",
     "jit_compile",
     "recompute",
+    "checkpoint_minutes",
+    "keep_checkpoints",
 }
 """Flags that say where and how fast, and may differ when a run goes on."""
 
 NOT_WRITTEN = {"workdir", "flagfile", "undefok"}
 """Flags that flags.txt leaves out: a copy of it may serve another folder."""
+
+_LEFT = {lock.NAME, files.PARTIAL + "flags.txt"}
+"""Files of a folder that is new all the same: a process was killed before it wrote flags.txt."""
 
 
 def define_flag(values: flags.FlagValues) -> None:
@@ -42,7 +52,7 @@ def check(values: flags.FlagValues) -> None:
     try:
         if path.exists():
             _refuse_other_run(folder, _named(values), _read(path))
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and not _LEFT.issuperset(p.name for p in folder.iterdir()):
             raise InputError(
                 f"The work folder {folder} is not empty and has no flags.txt, so it holds "
                 "something else than a run. Name another folder with --workdir."
@@ -51,11 +61,13 @@ def check(values: flags.FlagValues) -> None:
         raise _unusable(folder, error) from error
 
 
-def prepare(values: flags.FlagValues) -> pathlib.Path:
-    """Makes the work folder, or checks that it belongs to this run, and writes flags.txt.
+@contextlib.contextmanager
+def prepared(values: flags.FlagValues) -> Iterator[pathlib.Path]:
+    """The work folder, made or checked to be of this run, with flags.txt; no other process has it.
 
     Raises:
-        InputError: The folder cannot be written, or holds a run with other flags; they are named.
+        InputError: The folder cannot be written, holds a run with other flags, or is in use; they
+            are named.
     """
     check(values)
     folder = pathlib.Path(values.workdir)
@@ -64,10 +76,12 @@ def prepare(values: flags.FlagValues) -> pathlib.Path:
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "flags.txt").write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise _unusable(folder, error) from error
-    return folder
+    with lock.held(folder):
+        check(values)  # another process may have had it meanwhile
+        files.write(folder / "flags.txt", "".join(lines))
+        yield folder
 
 
 def _unusable(folder: pathlib.Path, error: OSError) -> InputError:

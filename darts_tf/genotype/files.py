@@ -1,11 +1,10 @@
 """Genotypes in files: read in either form, written as JSON without ever leaving half a file."""
 
 import os
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.genotype.genotype import Genotype, RecurrentGenotype, from_json, parse_text
 from darts_tf.genotype.json_form import MAX_CHARACTERS, read_json
@@ -56,24 +55,7 @@ def save(
         raise InputError(
             f"Expected a Genotype or a RecurrentGenotype. Received: {type(genotype).__name__}."
         )
-    text = genotype.to_json(provenance)
-    target = Path(path)
-    # In the same folder, because only within one file system is the replacement atomic.
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        try:
-            with open(partial, "x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write genotype file {target}: {error.strerror}. Give a file in a folder that "
-            "exists and that you may write to."
-        ) from error
+    files.write(path, genotype.to_json(provenance))
 
 
 def _is_json(text: str) -> bool:

@@ -14,13 +14,13 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
+from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.genotype import INPUT_NODES, Genotype, RecurrentGenotype
 from darts_tf.report.figures import (
     COLOURS,
     FORMATS,
     OTHER_COLOUR,
-    cannot_write,
     check_format,
     save_figure,
 )
@@ -72,11 +72,7 @@ def plot_genotype(
     if check_format(path, (*FORMATS, ".dot")) != ".dot":
         save_figure(genotype_figure(genotype, title), path)
         return
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(_dot(graphs, title))
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    files.write(path, _dot(graphs, title))
 
 
 def genotype_figure(genotype: Genotype | RecurrentGenotype, title: str | None = None) -> Figure:

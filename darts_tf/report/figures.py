@@ -1,11 +1,13 @@
 """What all pictures share: accepted formats, colours of primitives, and how a figure is saved."""
 
+import io
 import os
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from darts_tf import files
 from darts_tf.errors import InputError
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -57,15 +59,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     metadata = {"Date": None} if suffix == ".svg" else None
     # Text stays text in SVG, to be found and edited; a fixed salt makes its identifiers repeat.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "darts_tf"}):
-        try:
-            figure.savefig(path, format=suffix[1:], metadata=metadata)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-
-
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> InputError:
-    """The answer to a picture that the file system refuses."""
-    return InputError(
-        f"Cannot write picture {os.fspath(path)}: {error.strerror}. Give a file in a folder that "
-        "exists and that you may write to."
-    )
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], metadata=metadata)
+    files.write(path, content.getvalue())

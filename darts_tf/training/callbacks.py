@@ -1,5 +1,6 @@
 """What users attach to `fit`: schedules, records of a run, and the guards that end it well."""
 
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import TextIO
 import keras
 import numpy as np
 
+from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.genotype import load_alphas, save
 
@@ -41,8 +43,28 @@ class DropPathSchedule(keras.callbacks.Callback):
         network.drop_path_prob.assign(self.largest * epoch / self.epochs)
 
 
+def keep_epochs(path: str | os.PathLike[str], first_epoch: int) -> list[dict]:
+    """Leaves in a file of one JSON object per epoch those before `first_epoch`; returns them.
+
+    Half a line, which a process that was killed or a full disk has left, is removed as well.
+    """
+    path = pathlib.Path(path)
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["epoch"] < first_epoch:
+            kept.append(row)
+    files.write(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept
+
+
 class MetricsLog(keras.callbacks.Callback):
-    """Appends one JSON object per epoch to a file: epoch, seconds, learning rate and all metrics.
+    """Appends one JSON object per epoch to a file: epoch, learning rate and all metrics.
+
+    No times: the same run has the same file.
 
     Args:
         path: The file. Epochs from the first one of this run on are removed at its start, so that
@@ -56,32 +78,22 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Removes the lines of epochs that are about to be repeated."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = []
-        for line in lines:
-            try:
-                epoch = json.loads(line)["epoch"]
-            except ValueError:  # half a line: the program or the machine went down
-                break
-            if epoch < self.first_epoch:
-                kept.append(line)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.path)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock."""
-        self._start = time.perf_counter()
+        keep_epochs(self.path, self.first_epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the line."""
-        line = {"epoch": epoch, "seconds": round(time.perf_counter() - self._start, 3)}
-        line["learning_rate"] = float(
-            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        )
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        line = {"epoch": epoch, "learning_rate": rate}
         line.update({name: float(value) for name, value in (logs or {}).items()})
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        files.append(self.path, json.dumps(line))
+
+
+def missing_epochs(path: pathlib.Path, epochs: int, why: str) -> InputError:
+    """The answer to records that lack what was recorded before an interruption."""
+    return InputError(
+        f"{path} does not hold the first {epochs} epochs of the run: {why}. The run goes on from "
+        "what is recorded there: put the file back, or begin anew in another folder."
+    )
 
 
 class AlphaHistory(keras.callbacks.Callback):
@@ -93,6 +105,9 @@ class AlphaHistory(keras.callbacks.Callback):
     Args:
         path: The file; read back when a run goes on.
         first_epoch: Epochs from this one on are removed at the start.
+
+    Raises:
+        InputError: The file does not hold the epochs before `first_epoch`, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
@@ -103,10 +118,13 @@ class AlphaHistory(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Reads what an earlier part of the run recorded."""
-        if self.first_epoch and self.path.exists():
-            saved = load_alphas(self.path)
-            kept = saved["epoch"] < self.first_epoch
-            self.arrays = {name: array[kept] for name, array in saved.items()}
+        if not self.first_epoch:
+            return
+        saved = load_alphas(self.path)
+        kept = saved["epoch"] < self.first_epoch
+        if kept.sum() < self.first_epoch:
+            raise missing_epochs(self.path, self.first_epoch, f"it holds {kept.sum()}")
+        self.arrays = {name: array[kept] for name, array in saved.items()}
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds one row to every array and writes the file anew, atomically."""
@@ -117,10 +135,9 @@ class AlphaHistory(keras.callbacks.Callback):
         for name, value in new.items():
             old = self.arrays.get(name, np.empty((0, *value.shape), value.dtype))
             self.arrays[name] = np.concatenate([old, value[None]])
-        partial = self.path.with_name(self.path.name + ".partial")
-        with open(partial, "wb") as file:
-            np.savez(file, **self.arrays)
-        os.replace(partial, self.path)
+        content = io.BytesIO()
+        np.savez(content, **self.arrays)
+        files.write(self.path, content.getvalue())
 
 
 class GenotypeFile(keras.callbacks.Callback):
@@ -268,7 +285,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
     def _stop(self, name, value, first, last):
         raise NotFinite(
             f"{name} became {value} in epoch {self._epoch + 1}, between steps {first} and {last}. "
-            "The state "
-            "after the last whole epoch before is kept. Lower the learning rate, clip the gradient "
+            "The last state "
+            "that was saved before is kept. Lower the learning rate, clip the gradient "
             "harder, or look for bad examples in the data."
         )

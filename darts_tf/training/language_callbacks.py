@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from darts_tf import files
 from darts_tf.errors import InputError
 
 
@@ -127,10 +128,11 @@ class BestWeights(keras.callbacks.Callback):
             return
         self.best = loss
         model = self.model
-        partial = self.path.with_name("partial." + self.path.name)
-        with model.optimizer.averaged(model.network.trainable_variables):
+        with (
+            files.replacing(self.path, files.size_of(model.network.variables)) as partial,
+            model.optimizer.averaged(model.network.trainable_variables),
+        ):
             model.network.save_weights(partial)
-        os.replace(partial, self.path)
 
 
 def validation_losses(path: str | os.PathLike[str], epochs: int) -> list[float]:

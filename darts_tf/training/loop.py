@@ -15,12 +15,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from darts_tf.errors import StopRequested
-from darts_tf.training.callbacks import MetricsLog, Progress, StopOnNotFinite
+from darts_tf import files
+from darts_tf.errors import InputError, StopRequested
+from darts_tf.training.callbacks import (
+    MetricsLog,
+    Progress,
+    StopOnNotFinite,
+    keep_epochs,
+    missing_epochs,
+)
 from darts_tf.training.checkpoints import Checkpoints, Position, Saving
 from darts_tf.training.signals import Signals
 
-METRICS = "metrics.jsonl"
+METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+"""One JSON object per epoch: its results, the same whenever it runs; and its seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +94,25 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def _check_records(folder: pathlib.Path, begin: Position) -> None:
+    """Checks that a run has the checkpoint that its records speak of, and the other way round.
+
+    Raises:
+        InputError: It has not; what went on would not be what the records say.
+    """
+    path = folder / METRICS
+    recorded = path.read_bytes().count(b"\n") if path.exists() else 0
+    if recorded < begin.epoch:
+        raise missing_epochs(path, begin.epoch, f"it holds {recorded}")
+    # An epoch is recorded before it is saved: one may be there without the other.
+    if begin == (0, 0) and recorded > 1:
+        raise InputError(
+            f"{path} holds {recorded} epochs, but {folder / 'checkpoints'} no checkpoint to go on "
+            "from. Nothing was started over. Put the checkpoints back, name another folder with "
+            "--workdir, or remove this one."
+        )
+
+
 def train(
     model: keras.Model, run: Run, optimizers: Sequence[keras.optimizers.Optimizer]
 ) -> Position:
@@ -127,6 +154,7 @@ class _Training:
         run, checkpoints = self.run, self.checkpoints
         state = checkpoints.restore()
         begin = state.position if state else Position(0, 0)
+        _check_records(run.folder, begin)
         if begin.epoch >= run.epochs:
             return begin
         if state:
@@ -148,6 +176,7 @@ class _Training:
         self.model.make_train_function()
         self.iterator = None
         self.saved_at = run.clock()
+        keep_epochs(run.folder / TIMES, begin.epoch)
         self.callbacks.on_train_begin()
         for epoch in range(begin.epoch, run.epochs):
             within = state if epoch == begin.epoch and begin.step else None
@@ -187,6 +216,8 @@ class _Training:
             except StopRequested:  # it will be repeated
                 self.stop_if_asked(Position(epoch, steps))
         callbacks.on_epoch_end(epoch, logs)
+        times = {"epoch": epoch, "seconds": round(run.clock() - self.epoch_begin, 3)}
+        files.append(run.folder / TIMES, json.dumps(times))
 
     def iterate(self, dataset: tf.data.Dataset):
         """An iterator over global batches."""

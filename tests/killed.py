@@ -1,0 +1,78 @@
+"""Runs a program and ends it at a moment: python -m tests.killed MOMENT PROGRAM [FLAG ...]
+
+MOMENT is what happens and, after a colon, when, counted from the start of this process:
+
+    terminated:N  SIGTERM while the Nth checkpoint is written
+    half:N        SIGKILL when half of the Nth checkpoint is written
+    whole:N       SIGKILL when the Nth checkpoint is written, before it has its name
+    named:N       SIGKILL when the Nth checkpoint has its name, before those too many are removed
+    record:N      SIGKILL within the Nth line that is added to metrics.jsonl or times.jsonl
+    alphas:N      SIGKILL before alphas.npz is replaced for the Nth time
+    seconds:S     SIGKILL S seconds after the training began
+"""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from darts_tf import files
+from darts_tf.bin import common
+from darts_tf.training import signals
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arrange(kind: str, when: str) -> None:
+    """Has this process struck at the moment."""
+    count = 0
+    flush, append, enter = files._flush, files.append, signals.Signals.__enter__
+
+    def is_time(wanted) -> bool:
+        nonlocal count
+        count += bool(wanted)
+        return bool(wanted) and count == int(when)
+
+    def struck_flush(path: Path):
+        checkpoint = path.name.startswith(files.PARTIAL) and path.name.endswith(".checkpoint")
+        if kind == "terminated" and is_time(checkpoint):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if kind == "half" and is_time(checkpoint):
+            os.truncate(path, path.stat().st_size // 2)
+            kill()
+        if kind == "whole" and is_time(checkpoint):
+            kill()
+        if kind == "named" and is_time(path.name == "checkpoints"):
+            kill()
+        if kind == "alphas" and is_time(path.name == files.PARTIAL + "alphas.npz"):
+            kill()
+        flush(path)
+
+    def struck_append(path, line):
+        if kind == "record" and is_time(True):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line[: len(line) // 2])
+            kill()
+        append(path, line)
+
+    def struck_enter(self):
+        if kind == "seconds":
+            timer = threading.Timer(float(when), kill)
+            timer.daemon = True
+            timer.start()
+        return enter(self)
+
+    files._flush, files.append = struck_flush, struck_append
+    signals.Signals.__enter__ = struck_enter
+
+
+if __name__ == "__main__":
+    moment, name, *arguments = sys.argv[1:]
+    if moment != "never":
+        arrange(*moment.split(":"))
+    program = importlib.import_module(f"darts_tf.bin.{name}")
+    sys.exit(common.run(program.__doc__, program.define_flags, program.main, arguments))
