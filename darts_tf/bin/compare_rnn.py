@@ -53,11 +53,13 @@ def main(values: flags.FlagValues) -> int:
     corpus = text.load(values)
     common.configure_devices(values, branching=False)
     train_rnn.windows_of(settings, corpus)
-    folder = work_folder.prepare(values)
-    results = [
-        compare(kind, genotype, settings, rates, values.seeds, corpus, folder) for kind in KINDS
-    ]
-    common.write_json(folder / "comparison.json", {"cells": results})
+    saving = common.saving_of(values)
+    with work_folder.prepared(values) as folder:
+        results = [
+            compare(kind, genotype, settings, rates, values.seeds, corpus, folder, saving)
+            for kind in KINDS
+        ]
+        common.write_json(folder / "comparison.json", {"cells": results})
     print(table(results))
     print(f"results     {folder / 'comparison.json'}")
     return common.DONE
@@ -89,6 +91,7 @@ def compare(
     seeds: int,
     corpus,
     folder: pathlib.Path,
+    saving,
 ) -> dict:
     """Trains one kind of cell with all rates and seeds.
 
@@ -99,7 +102,11 @@ def compare(
 
     def trained(rate, seed):
         at = dataclasses.replace(settings, learning_rate=rate, seed=seed)
-        return train(kind, genotype, at, corpus, folder / f"{kind}_rate{rate:g}_seed{seed}")
+        run = folder / f"{kind}_rate{rate:g}_seed{seed}"
+        metrics = train(kind, genotype, at, corpus, run, saving)
+        return {**metrics, "training_seconds": loop.training_seconds(run)}
+
+    from darts_tf.training import loop
 
     first = {rate: trained(rate, settings.seed) for rate in rates}
     rate = min(rates, key=lambda rate: first[rate]["valid_perplexity"])
@@ -129,6 +136,7 @@ def train(
     settings: train_rnn.TrainSettings,
     corpus,
     folder: pathlib.Path,
+    saving,
 ) -> dict:
     """One training: its final figures; those of a finished one are read."""
     if (folder / "metrics.json").exists():
@@ -155,7 +163,7 @@ def train(
         width = lstm.width_of(len(corpus.vocabulary), network.count_weights())
         network = lstm.LSTMNetwork(width=width, **common_part)
         cell = f"LSTM {width} wide"
-    return train_rnn.train_network(settings, network, corpus, folder, {"cell": cell})
+    return train_rnn.train_network(settings, network, corpus, folder, {"cell": cell}, saving)
 
 
 def table(results: list[dict]) -> str:

@@ -203,7 +203,11 @@ def train(
         callbacks=lambda first: [
             darts_tf.DropPathSchedule(settings.drop_path_prob, settings.epochs)
         ],
-        settings=provenance("train_cnn", settings, dataset, genotype),
+        settings={
+            "genotype": genotype.to_text(),
+            "dataset": dataset,
+            **dataclasses.asdict(settings),
+        },
         saving=saving,
     )
     loop.train(model, run, [model.optimizer])
@@ -221,12 +225,6 @@ def train(
     images.save_description(folder, streams)
     common.write_json(folder / "metrics.json", metrics)
     return metrics
-
-
-def provenance(program: str, settings, dataset: str, genotype) -> dict:
-    """What makes a training this one and no other."""
-    cells = {"genotype": genotype.to_text(), "dataset": dataset}
-    return {"program": program, **cells, **dataclasses.asdict(settings)}
 
 
 def check_genotype(genotype, path: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from darts_tf import files
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, text, work_folder
 from darts_tf.bin.search_rnn import LANGUAGE_HELP, check_language_ranges, regularization_of
-from darts_tf.bin.train_cnn import check_genotype, provenance
+from darts_tf.bin.train_cnn import check_genotype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,12 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path, savin
         regularization_of(settings),
         settings.seed,
     )
-    return train_network(settings, network, corpus, folder, {"genotype": genotype.to_text()})
+    described = {"genotype": genotype.to_text()}
+    return train_network(settings, network, corpus, folder, described, saving)
 
 
 def train_network(
-    settings: TrainSettings, network, corpus, folder: pathlib.Path, described: dict
+    settings: TrainSettings, network, corpus, folder: pathlib.Path, described: dict, saving
 ) -> dict:
     """Trains a language model in a work folder; returns the final figures.
 
@@ -113,6 +114,7 @@ def train_network(
         corpus: A `darts_tf.data.Corpus`.
         folder: The work folder, which exists.
         described: What else the final figures say of the network.
+        saving: When checkpoints are taken, a `Saving`.
     """
     from darts_tf import data
     from darts_tf.training import language_callbacks, loop
@@ -148,7 +150,7 @@ def train_network(
         ),
         schedule=lambda epoch, _=None: settings.learning_rate,
         callbacks=callbacks,
-        settings=provenance("train_rnn", settings, corpus.name, genotype),
+        settings={**described, "dataset": corpus.name, **dataclasses.asdict(settings)},
         saving=saving,
     )
     loop.train(model, run, [model.optimizer])

@@ -94,6 +94,12 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def training_seconds(folder: pathlib.Path) -> float:
+    """The seconds of all recorded epochs of a work folder."""
+    lines = (folder / TIMES).read_text(encoding="utf-8").splitlines()
+    return round(sum(json.loads(line)["seconds"] for line in lines), 1)
+
+
 def _check_records(folder: pathlib.Path, begin: Position) -> None:
     """Checks that a run has the checkpoint that its records speak of, and the other way round.
 
