@@ -48,10 +48,19 @@ MOMENTS = {
 LINE = re.compile(r"^\w+ goes on after (?:epoch (\d+)/\d+)?(?:, )?(?:step (\d+))?$", re.MULTILINE)
 
 
+def start_arguments(moment, program, folder, *flags):
+    command = [sys.executable, "-m", "tests.killed", moment, program, *COMMANDS[program], *flags]
+    return [*command, f"--workdir={folder}"]
+
+
+def rows_of(folder):
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def start(moment, program, folder, *flags):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.killed", moment, program, *COMMANDS[program], *flags]
-        + [f"--workdir={folder}"],
+        start_arguments(moment, program, folder, *flags),
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,

@@ -253,9 +253,9 @@ def define_device_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "deterministic",
         None,
-        "Whether the same run gives the same numbers bit for bit, also after it was broken off; "
-        "with --threads or --intra_op_threads of the same number. By default on a CPU without "
-        "--jit_compile.",
+        "Whether the same run gives the same numbers bit for bit, also after it was broken off, "
+        "with the same number of threads. By default on a CPU without --jit_compile. A search of "
+        "recurrent cells repeats with one thread only, and then has one unless told otherwise.",
         flag_values=values,
     )
     for name, help_text in (
@@ -319,7 +319,9 @@ def computation_of(values: flags.FlagValues) -> Computation:
     return Computation(values.recompute, values.jit_compile)
 
 
-def configure_devices(values: flags.FlagValues, steps: int = 0, branching: bool = True) -> None:
+def configure_devices(
+    values: flags.FlagValues, steps: int = 0, branching: bool = True, one_thread: bool = False
+) -> None:
     """Applies the device flags. To be called before TensorFlow computes anything.
 
     A second call, when the number of steps is known, leaves the threads as they are.
@@ -330,6 +332,11 @@ def configure_devices(values: flags.FlagValues, steps: int = 0, branching: bool 
         branching: Whether the model has many operations that do not wait for each other, as cells
             have. On a CPU each thread then has operations of its own. Threads that share one
             hand it over and wait at its end: at these sizes that costs more than it gains.
+        one_thread: Whether the model's numbers repeat, bit for bit, only if one thread computes
+            them; where they are to repeat there is one by default.
+
+    Raises:
+        InputError: Two flags exclude each other.
     """
     import keras
     import tensorflow as tf
@@ -339,9 +346,14 @@ def configure_devices(values: flags.FlagValues, steps: int = 0, branching: bool 
     compiled = "jit_compile" in values and values.jit_compile
     if values.deterministic and compiled:
         raise InputError("--deterministic and --jit_compile exclude each other: leave one out.")
-    if values.deterministic or (values.deterministic is None and not gpus and not compiled):
+    deterministic = values.deterministic
+    if deterministic is None:
+        deterministic = not gpus and not compiled
+    if deterministic:
         tf.config.experimental.enable_op_determinism()
     intra, inter = values.intra_op_threads, values.inter_op_threads or values.threads
+    if deterministic and one_thread and not values.threads:
+        intra, inter = intra or 1, inter or 1
     if branching and not gpus:
         intra, inter = intra or 1, inter or os.cpu_count()
     intra = intra or values.threads

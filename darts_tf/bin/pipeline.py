@@ -116,13 +116,13 @@ def _images(values, searching, training) -> tuple[str, dict]:
 def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
     corpus = text.load(values)
-    common.configure_devices(values, branching=False)
+    common.configure_devices(values, branching=False, one_thread=True)
     windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
     steps = (
         settings.epochs * len(w.windows(0))
         for settings, w in zip((searching, training), windows, strict=True)
     )
-    common.configure_devices(values, max(steps), branching=False)
+    common.configure_devices(values, max(steps), branching=False, one_thread=True)
     saving = common.saving_of(values)
     with _prepared(values) as folder:
         genotype = search_rnn.search(searching, corpus, folder / "search", saving)

@@ -223,10 +223,10 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
     corpus = text.load(values)
-    common.configure_devices(values, branching=False)
+    common.configure_devices(values, branching=False, one_thread=True)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))
-    common.configure_devices(values, steps, branching=False)
+    common.configure_devices(values, steps, branching=False, one_thread=True)
     with work_folder.prepared(values) as folder:
         found = search(settings, corpus, folder, common.saving_of(values))
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
