@@ -357,8 +357,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_epochs(tmp_pa
         said = capsys.readouterr()
         assert said.out.startswith(start)
         assert re.fullmatch(
-            r"error: \S+ became \S+ in epoch 2, between steps \d and (\d|end)\. The state after "
-            r"the last whole epoch before is kept\. Lower the learning rate, clip the gradient "
+            r"error: \S+ became \S+ in epoch 2, between steps \d and (\d|end)\. The last state "
+            r"that was saved before is kept\. Lower the learning rate, clip the gradient "
             r"harder, or look for bad examples in the data\.\n",
             said.err,
         )
