@@ -19,7 +19,7 @@ import sys
 from absl import flags
 
 from darts_tf import genotype as genotypes
-from darts_tf.bin import common, text, train_rnn, work_folder
+from darts_tf.bin import common, search_rnn, text, train_rnn, work_folder
 from darts_tf.errors import InputError
 
 KINDS = ("derived", "random", "lstm")
@@ -52,11 +52,16 @@ def main(values: flags.FlagValues) -> int:
     work_folder.check(values)
     corpus = text.load(values)
     common.configure_devices(values, branching=False)
+    if common.multi_worker(values):
+        raise InputError("compare_rnn runs on one machine: leave out --strategy=multi_worker.")
+    computation = common.computation_of(values)
+    search_rnn.check_batches(settings, computation)
     train_rnn.windows_of(settings, corpus)
     folder = work_folder.prepare(values)
-    results = [
-        compare(kind, genotype, settings, rates, values.seeds, corpus, folder) for kind in KINDS
-    ]
+    with computation.scope():
+        results = [
+            compare(kind, genotype, settings, rates, values.seeds, corpus, folder) for kind in KINDS
+        ]
     common.write_json(folder / "comparison.json", {"cells": results})
     print(table(results))
     print(f"results     {folder / 'comparison.json'}")

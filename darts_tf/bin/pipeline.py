@@ -8,10 +8,12 @@ The data set decides what is searched: a convolutional cell for images, a recurr
 results stand in RUN itself. The test part of the data is used once, at the very end.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -60,6 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
         common.define_settings(only_text, helps[of_text], values, prefix)
     common.define_device_flags(values)
     common.define_computation_flags(values)
+    common.define_strategy_flags(values)
 
 
 def settle(values: flags.FlagValues) -> str:
@@ -95,17 +98,20 @@ def main(values: flags.FlagValues) -> int:
 def _images(values, searching, training) -> tuple[str, dict]:
     """Both stages for images; returns what is said of them, and the final figures."""
     common.configure_devices(values)
+    computation = common.computation_of(values)
     image_data = images.load(values)
     streams = train_cnn.streams_of_images(training, image_data)
-    steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
+    train_cnn.check_batches(training, streams, computation, "--train_batch_size")
+    pairing = search_cnn.pairing_of(searching, image_data)
+    search_cnn.check_batches(searching, pairing, computation, "--search_batch_size")
+    steps = searching.epochs * pairing.steps_per_epoch
     common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
-    folder = _prepare(values)
-    computation = common.computation_of(values)
-    genotype = search_cnn.search(searching, image_data, folder / "search", computation)
-    metrics = train_cnn.train(
-        training, genotype, values.dataset, streams, folder / "train", computation
-    )
-    _finish(folder, "data.json")
+    with _prepared(values, computation) as folder:
+        genotype = search_cnn.search(searching, image_data, folder / "search", computation)
+        metrics = train_cnn.train(
+            training, genotype, values.dataset, streams, folder / "train", computation
+        )
+        _finish(folder, "data.json")
     accuracy = f"{100 * metrics['test_accuracy']:.2f}"
     return f"test accuracy {accuracy} % with {metrics['weights']:,} weights", metrics
 
@@ -114,24 +120,30 @@ def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
     corpus = text.load(values)
     common.configure_devices(values, branching=False)
+    computation = common.computation_of(values)
+    search_rnn.check_statistics(computation)
+    for prefix, settings in (("--search_", searching), ("--train_", training)):
+        search_rnn.check_batches(settings, computation, prefix)
     windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
     steps = (
         settings.epochs * len(w.windows(0))
         for settings, w in zip((searching, training), windows, strict=True)
     )
     common.configure_devices(values, max(steps), branching=False)
-    folder = _prepare(values)
-    genotype = search_rnn.search(searching, corpus, folder / "search")
-    metrics = train_rnn.train(training, genotype, corpus, folder / "train")
-    _finish(folder, text.VOCABULARY)
+    with _prepared(values, computation) as folder:
+        genotype = search_rnn.search(searching, corpus, folder / "search", computation)
+        metrics = train_rnn.train(training, genotype, corpus, folder / "train", computation)
+        _finish(folder, text.VOCABULARY)
     return train_rnn.report(metrics), metrics
 
 
-def _prepare(values) -> pathlib.Path:
-    folder = work_folder.prepare(values)
-    for name in ("search", "train", "plots"):
-        (folder / name).mkdir(exist_ok=True)
-    return folder
+@contextlib.contextmanager
+def _prepared(values, computation: common.Computation) -> Iterator[pathlib.Path]:
+    """The work folder with those of the stages."""
+    with work_folder.prepared(values, computation.is_chief) as folder:
+        for name in ("search", "train", "plots"):
+            (folder / name).mkdir(exist_ok=True)
+        yield folder
 
 
 def _finish(folder: pathlib.Path, description: str) -> None:

@@ -13,7 +13,12 @@ from absl import flags
 
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, text, work_folder
-from darts_tf.bin.search_rnn import LANGUAGE_HELP, check_language_ranges, regularization_of
+from darts_tf.bin.search_rnn import (
+    LANGUAGE_HELP,
+    check_batches,
+    check_language_ranges,
+    regularization_of,
+)
 from darts_tf.bin.train_cnn import check_genotype
 
 
@@ -69,7 +74,13 @@ def windows_of(settings: TrainSettings, corpus):
     return data.TrainWindows(corpus.train, settings.batch_size, settings.bptt, settings.seed)
 
 
-def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> dict:
+def train(
+    settings: TrainSettings,
+    genotype,
+    corpus,
+    folder: pathlib.Path,
+    computation: common.Computation = common.ONE_DEVICE,
+) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
     Args:
@@ -77,6 +88,7 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
         genotype: The cell.
         corpus: A `darts_tf.data.Corpus`.
         folder: The work folder, which exists.
+        computation: On which devices.
     """
     import keras
 
@@ -88,15 +100,16 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path) -> di
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_rnn"})
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
-    network = RecurrentEvaluationNetwork(
-        genotype,
-        len(corpus.vocabulary),
-        settings.nhid,
-        settings.batch_size,
-        settings.evaluation_batch_size,
-        regularization_of(settings),
-        settings.seed,
-    )
+    with computation.scope():
+        network = RecurrentEvaluationNetwork(
+            genotype,
+            len(corpus.vocabulary),
+            settings.nhid,
+            settings.batch_size,
+            settings.evaluation_batch_size,
+            regularization_of(settings),
+            settings.seed,
+        )
     return train_network(settings, network, corpus, folder, {"genotype": genotype.to_text()})
 
 
@@ -119,8 +132,11 @@ def train_network(
 
     text.save_vocabulary(folder, corpus.vocabulary)
     windows = windows_of(settings, corpus)
-    model = LanguageModelTraining(network)
-    model.compile(AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip))
+    with network.distribute_strategy.scope():
+        model = LanguageModelTraining(network)
+        model.compile(
+            AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip)
+        )
     best = folder / "best.weights.h5"
 
     def callbacks(first_epoch):
@@ -192,6 +208,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     common.define_settings(TrainSettings, HELP, values)
     common.define_device_flags(values)
+    common.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -201,11 +218,13 @@ def main(values: flags.FlagValues) -> int:
     work_folder.check(values)
     corpus = text.load(values)
     common.configure_devices(values, branching=False)
+    computation = common.computation_of(values)
+    check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.windows(0))
     common.configure_devices(values, steps, branching=False)
-    folder = work_folder.prepare(values)
-    metrics = train(settings, genotype, corpus, folder)
+    with work_folder.prepared(values, computation.is_chief) as folder:
+        metrics = train(settings, genotype, corpus, folder, computation)
     print(report(metrics))
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

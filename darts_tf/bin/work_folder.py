@@ -1,9 +1,14 @@
 """The work folder of a run: its flags, and the refusal to mix two runs in one folder."""
 
+import contextlib
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf.errors import InputError
 
 NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
@@ -13,8 +18,13 @@ NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
     "graph_optimizer",
     "jit_compile",
     "recompute",
+    "strategy",
+    "logical_devices",
 }
 """Flags that say where and how fast, and may differ when a run goes on."""
+
+STAGES = ("", "search", "train")
+"""Where a run has checkpoints: the pipeline in two folders of its own."""
 
 NOT_WRITTEN = {"workdir", "flagfile", "undefok"}
 """Flags that flags.txt leaves out: a copy of it may serve another folder."""
@@ -68,6 +78,47 @@ def prepare(values: flags.FlagValues) -> pathlib.Path:
     except OSError as error:
         raise _unusable(folder, error) from error
     return folder
+
+
+@contextlib.contextmanager
+def prepared(values: flags.FlagValues, is_chief: bool = True) -> Iterator[pathlib.Path]:
+    """The work folder, made or checked to be of this run, with flags.txt.
+
+    Args:
+        values: The flags.
+        is_chief: Whether this process writes; another worker gets a folder of its own.
+
+    Raises:
+        InputError: The folder cannot be written, or holds a run with other flags; they are named.
+    """
+    if is_chief:
+        yield prepare(values)
+        return
+    with of_other_worker(values) as own:
+        yield own
+
+
+@contextlib.contextmanager
+def of_other_worker(values: flags.FlagValues) -> Iterator[pathlib.Path]:
+    """The folder of a worker that is not the first: a copy for itself, thrown away at the end.
+
+    Only the checkpoints are those of the work folder, so that all workers go on from the same.
+
+    Raises:
+        InputError: The work folder holds a run with other flags; they are named.
+    """
+    check(values)
+    folder = pathlib.Path(values.workdir).absolute()
+    with tempfile.TemporaryDirectory(prefix="darts_tf_worker_") as name:
+        own = pathlib.Path(name)
+        if folder.exists():
+            not_copied = shutil.ignore_patterns("checkpoints", "tensorboard", files.PARTIAL + "*")
+            shutil.copytree(folder, own, ignore=not_copied, dirs_exist_ok=True)
+        for stage in STAGES:
+            (own / stage).mkdir(exist_ok=True)
+            # The folder that it leads to may not be there yet; the first worker makes it.
+            (own / stage / "checkpoints").symlink_to(folder / stage / "checkpoints")
+        yield own
 
 
 def _unusable(folder: pathlib.Path, error: OSError) -> InputError:
