@@ -32,6 +32,9 @@ CLIP = 0.25
 BOUND = 1e-12
 """Largest difference, relative to the largest value of a tensor, that counts as none."""
 
+LARGER = {("search_cnn/second_exact", "alpha slots"): 1e-11}
+"""Where more is allowed: second derivatives magnify rounding, and squared gradients are tiny."""
+
 REGULARIZATION = darts_tf.Regularization(
     dropout=0.3, dropouth=0.25, dropoutx=0.2, dropouti=0.3, dropoute=0.1, alpha=0.5, beta=0.5
 )
@@ -183,6 +186,8 @@ def fit_training():
     model, _ = train_cnn()
     stream = ArrayStream(*images(0, 13), batch_size=8, seed=1)
     batches = stream.batches().take(stream.steps_per_epoch)
+    # Where Keras on one device does not know where the data ends, its optimizer counts that try.
+    batches = batches.apply(tf.data.experimental.assert_cardinality(stream.steps_per_epoch))
     validation = evaluation_batches(*images(1, 9), 4)
     before = model.evaluate(validation, verbose=0)
     history = model.fit(batches, validation_data=validation, epochs=2, verbose=0)
