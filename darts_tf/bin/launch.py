@@ -89,25 +89,32 @@ def run_workers(command: list[str], count: int) -> int:
 
 
 def _until_all_ended(workers: list[subprocess.Popen]) -> int:
-    code, deadline = common.DONE, math.inf
-    while any(worker.poll() is None for worker in workers):
-        for index, worker in enumerate(workers):
-            if worker.returncode and code == common.DONE:
-                code = _exit_code(worker)
-                if code != common.STOPPED:  # all stop after the same step
-                    print(
-                        f"launch: worker {index} ended with exit code {code}"
-                        + (f" (signal {-worker.returncode})" if worker.returncode < 0 else "")
-                        + "; the others are ended.",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    deadline = time.monotonic() + PATIENCE
+    code, deadline, running = common.DONE, math.inf, True
+    while running:
+        running = any(worker.poll() is None for worker in workers)
+        # Where several have ended, one that was killed is the cause and not a consequence.
+        failed = sorted(
+            (w.returncode > 0, index) for index, w in enumerate(workers) if w.returncode
+        )
+        if failed and code == common.DONE:
+            index = failed[0][1]
+            code = _exit_code(workers[index])
+            if code != common.STOPPED:  # all stop after the same step
+                killed = workers[index].returncode < 0
+                print(
+                    f"launch: worker {index} ended with exit code {code}"
+                    + (f" (signal {-workers[index].returncode})" if killed else "")
+                    + "; the others are ended.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                deadline = time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
-        time.sleep(0.1)
-    return code or next((_exit_code(worker) for worker in workers if worker.returncode), 0)
+        if running:
+            time.sleep(0.1)
+    return code
 
 
 def _exit_code(worker: subprocess.Popen) -> int:
