@@ -1,4 +1,4 @@
-"""Two replicas compute what one does on the same global batch; on logical CPUs of one machine."""
+"""Two and three replicas compute what one does on the same global batches, on logical CPUs."""
 
 import subprocess
 import sys
@@ -6,119 +6,66 @@ import sys
 import numpy as np
 import pytest
 
-# Logical devices must be made before TensorFlow starts, hence a program of its own.
-PROGRAM = """
-import os, sys
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-import keras
-import numpy as np
-import tensorflow as tf
+from tests import replicas_program
 
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-keras.config.set_floatx("float64")
-keras.config.set_dtype_policy("float64")
-
-import darts_tf
-
-kind, path = sys.argv[1:]
-random = np.random.default_rng(0)
-STEPS = 3
+EQUAL = [case for case in replicas_program.CASES if case != "divergence"]
 
 
-def batch():
-    return random.normal(size=(8, 8, 8, 1)), random.integers(0, 3, 8).astype(np.int32)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What `replicas_program` gives for a number of replicas; each is run once."""
+    folder, done = tmp_path_factory.mktemp("replicas"), {}
+
+    def of(replicas):
+        if replicas not in done:
+            path = folder / f"{replicas}.npz"
+            program = subprocess.run(
+                [sys.executable, "-m", "tests.replicas_program", str(replicas), path],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert program.returncode == 0, program.stderr[-3000:]
+            with np.load(path, allow_pickle=False) as arrays:
+                done[replicas] = dict(arrays)
+        return done[replicas]
+
+    return of
 
 
-batches = [(batch(), batch()) for _ in range(STEPS)]
-loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+def largest_difference(one, other, case):
+    """The largest difference of each kind of value."""
+    names = {name for name in one if name.startswith(f"{case}|")}
+    assert names and names == {name for name in other if name.startswith(f"{case}|")}
+    return replicas_program.compare(
+        {name: one[name] for name in names}, {name: other[name] for name in names}
+    )[case]
 
 
-def make():
-    keras.utils.set_random_seed(0)
-    if kind == "evaluation":
-        genotype = darts_tf.Genotype(
-            [[("skip_connect", 0), ("dil_conv_3x3", 1)]], [2],
-            [[("max_pool_3x3", 0), ("skip_connect", 1)]], [2],
-        )
-        network = darts_tf.EvaluationNetwork(genotype, 3, 2, 1, auxiliary=True,
-                                             image_shape=(8, 8, 1))
-        model = darts_tf.ArchitectureEvaluation(network)
-        model.compile(darts_tf.SGD(0.1, clip_norm=0.5), loss)
-        return model
-    supernet = darts_tf.Supernet(
-        3, 2, 1, 1, (8, 8, 1), primitives=("max_pool_3x3", "dil_conv_3x3")
-    )
-    model = darts_tf.ArchitectureSearch(supernet, order=kind)
-    model.compile(darts_tf.SGD(0.1, clip_norm=0.5), darts_tf.Adam(0.01), loss)
-    return model
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EQUAL)
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_replicas_compute_what_one_does(replicas, case, results):
+    differences = largest_difference(results(1), results(replicas), case)
+    assert "metrics" in differences
+    for kind, difference in differences.items():
+        bound = replicas_program.LARGER.get((case, kind), replicas_program.BOUND)
+        assert difference <= bound, (case, kind, difference)
 
 
-def data(step):
-    return batches[step][0] if kind == "evaluation" else batches[step]
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_replicas_that_differ_stop_the_run_and_the_step_is_named(replicas, results):
+    said = str(results(replicas)["divergence|said"])
+    assert "no longer have the same alphas: at step 4 of epoch 1 those of replica" in said
+    assert f"those of replica {replicas - 1} differ" in said and "at step 2 they were equal" in said
+    assert str(results(1)["divergence|said"]) == ""
 
 
-def show(model, name):
-    # Weights, alphas and running statistics, in order; and the metrics of all steps.
-    inner = model.network if kind == "evaluation" else model.supernet
-    values = {f"{name}/{i}": np.asarray(v.value) for i, v in enumerate(inner.variables)}
-    metrics = {f"{name}/{k}": np.asarray(v) for k, v in model.get_metrics_result().items()}
-    return values | metrics
-
-
-start = make()
-weights = start.get_weights()
-for step in range(STEPS):
-    start.train_step(data(step))
-results = show(start, "one")
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-assert strategy.num_replicas_in_sync == 2
-with strategy.scope():
-    model = make()
-    model.set_weights(weights)
-
-
-@tf.function(autograph=False)
-def run(halves):
-    return strategy.run(model.train_step, args=(halves,))
-
-
-def half(replica, step):
-    # Examples 0..3 for one replica, 4..7 for the other.
-    return tf.nest.map_structure(lambda a: tf.constant(a[4 * replica : 4 * replica + 4]),
-                                 data(step))
-
-
-for step in range(STEPS):
-    parts = [half(replica, step) for replica in (0, 1)]
-    run(tf.nest.map_structure(
-        lambda *values: strategy.experimental_distribute_values_from_function(
-            lambda context: values[context.replica_id_in_sync_group]
-        ),
-        *parts,
-    ))
-results |= show(model, "two")
-np.savez(path, **results)
-"""
-
-
-@pytest.mark.parametrize(
-    "kind", ["first", pytest.param("second_exact", marks=pytest.mark.slow), "evaluation"]
-)
-def test_two_replicas_compute_what_one_does(kind, tmp_path):
-    path = tmp_path / "results.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, kind, path], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(path) as results:
-        names = {name.removeprefix("one/") for name in results.files if name.startswith("one/")}
-        assert "loss" in names and len(results.files) == 2 * len(names)
-        for name in names:
-            one, two = results[f"one/{name}"], results[f"two/{name}"]
-            # Keras keeps the metrics of a step in float32.
-            bound = 1e-6 if name in ("loss", "arch_loss") else 1e-10
-            np.testing.assert_allclose(two, one, rtol=0, atol=bound, err_msg=name)
+@pytest.mark.slow
+def test_the_comparison_sees_a_difference(results):
+    one = results(1)
+    other = dict(one)
+    name = next(name for name in one if name.startswith("train_cnn|weights"))
+    other[name] = one[name] * (1 + 1e-9)
+    assert largest_difference(one, other, "train_cnn")["weights"] > replicas_program.BOUND

@@ -13,14 +13,16 @@ MAY_IMPORT = {
     "files": {"errors"},
     "losses": {"errors"},
     "reading": {"errors"},
+    "replicas": {"errors"},
     "genotype": {"errors", "files", "reading"},
     "space": {"errors", "genotype"},
-    "networks": {"errors", "genotype", "space"},
-    "search": {"errors", "losses", "genotype", "space"},
-    "training": {"errors", "files", "losses", "genotype", "space", "networks"},
+    "networks": {"errors", "replicas", "genotype", "space"},
+    "search": {"errors", "losses", "replicas", "genotype", "space"},
+    "training": {"errors", "files", "losses", "replicas", "genotype", "space", "networks"},
     "data": {"errors", "reading"},
     "report": {
-        *("errors", "files", "losses", "genotype", "space", "networks", "search", "training"),
+        *("errors", "files", "losses", "replicas", "genotype", "space", "networks", "search"),
+        "training",
     },
 }
 """Room to rooms, itself left out."""

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from absl import flags
 
@@ -18,9 +19,10 @@ from darts_tf import files
 from darts_tf.bin import flagfiles
 from darts_tf.errors import InputError, StopRequested
 
-DONE, USAGE_ERROR, STOPPED, INTERRUPTED = 0, 1, 75, 130
-"""Exit codes: done; a usage error in one line; stopped by a signal after saving (run it again);
-interrupted before there was anything to save, or by a second interrupt."""
+DONE, USAGE_ERROR, WORKER_LOST, STOPPED, INTERRUPTED = 0, 1, 69, 75, 130
+"""Exit codes: done; a usage error in one line; another worker was lost (run all again); stopped by
+a signal after saving (run it again); interrupted before there was anything to save, or by a second
+interrupt."""
 
 LARGEST_WHOLE, MOST_SEED = 10**6, 2**31 - 1
 """The largest value of a setting that is a whole number, and of a seed."""
@@ -79,14 +81,6 @@ def run(
         # What writes by itself says so itself; this is what is left, such as a folder to be made.
         _print_error(files.cannot_write(error.filename or "a file", error))
         return USAGE_ERROR
-    except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
-        _print_error(
-            "Out of memory. Take a smaller --batch_size, or fewer channels or layers; a search of "
-            f"images needs less with --recompute. {str(error)[:200]}"
-        )
-        return USAGE_ERROR
     except StopRequested as stopped:
         print(
             f"stopped by {stopped}; what was done is saved. Run the same command again to go on.",
@@ -96,6 +90,22 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)
         return INTERRUPTED
+    except Exception as error:
+        if multi_worker(values) and _is_of_lost_worker(error):
+            _print_error(
+                "Another worker was lost: it was killed, or cannot be reached any more. Start all "
+                "workers again with the same command; they go on from the last checkpoint. "
+                f"{str(error)[:200]}"
+            )
+            sys.stdout.flush()
+            os._exit(WORKER_LOST)  # TensorFlow, when unloaded, would wait for the lost worker
+        if not _is_out_of_memory(error):
+            raise
+        _print_error(
+            "Out of memory. Take a smaller --batch_size, or fewer channels or layers; a search of "
+            f"images needs less with --recompute. {str(error)[:200]}"
+        )
+        return USAGE_ERROR
     finally:
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
@@ -151,6 +161,24 @@ def _check_values(values: flags.FlagValues) -> None:
                     f"--{name} begins or ends with white space, which a flagfile would lose. "
                     f"Received: --{name}={text!r}."
                 )
+
+
+def multi_worker(values: flags.FlagValues) -> bool:
+    """Whether the program is one of several workers."""
+    return "strategy" in values and values["strategy"].value == "multi_worker"
+
+
+def _is_of_lost_worker(error: Exception) -> bool:
+    """Whether an error is what TensorFlow's collective operations say of a worker that is gone."""
+    import tensorflow as tf
+
+    of_network = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.CancelledError,
+    )
+    return isinstance(error, of_network)
 
 
 def define_settings(
@@ -306,17 +334,113 @@ def define_computation_flags(values: flags.FlagValues) -> None:
     )
 
 
+def define_strategy_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say on how many devices a model is trained."""
+    flags.DEFINE_string(
+        "strategy",
+        "auto",
+        "On which devices: auto (all GPUs of this machine, or its CPU), one_device, mirrored (as "
+        "auto), or multi_worker (the machines of the environment variable TF_CONFIG). Each gets "
+        "its part of every batch; the result is the same.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "logical_devices",
+        0,
+        "Splits the CPU into so many devices and uses them in the place of GPUs, to try several.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "sync_batch_norm",
+        True,
+        "On several devices: whether BatchNorm has the statistics of the whole batch, so that the "
+        "number of devices does not matter; otherwise each has those of its part, as PyTorch's "
+        "DataParallel, which is faster and all that the search of a recurrent cell takes; trained "
+        "language models have no BatchNorm.",
+        flag_values=values,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """How a model of images is computed, the numbers being the same."""
+    """How a model is computed.
+
+    Attributes:
+        recompute: Whether a supernet's cells are computed again in the backward pass.
+        jit_compile: Whether XLA compiles the steps.
+        strategy: On which devices; None for TensorFlow's choice of one.
+        sync_batch_norm: Whether BatchNorm has the statistics of the batch of all devices.
+    """
 
     recompute: bool = False
     jit_compile: bool = False
+    strategy: Any = None
+    sync_batch_norm: bool = True
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Within it a model and its optimizers are made."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    @property
+    def several_devices(self) -> bool:
+        """Whether a batch is divided."""
+        return self.strategy is not None and self.strategy.num_replicas_in_sync > 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes; of several workers the first does."""
+        from darts_tf.training import distribution
+
+        return self.strategy is None or distribution.is_chief(self.strategy)
+
+    def check_batch(self, flag: str, batch_size: int, examples: int | None = None) -> None:
+        """Checks that every device gets an example of each training batch.
+
+        Args:
+            flag: What sets the batch size.
+            batch_size: Examples in a batch.
+            examples: Examples of an epoch, if its last batch may be smaller.
+
+        Raises:
+            InputError: There are more devices than examples.
+        """
+        from darts_tf.training import distribution
+
+        if self.strategy:
+            last = (examples or batch_size) % batch_size or batch_size
+            distribution.check_batch_size(self.strategy, flag, last)
+
+
+ONE_DEVICE = Computation()
 
 
 def computation_of(values: flags.FlagValues) -> Computation:
-    """What the flags of `define_computation_flags` say."""
-    return Computation(values.recompute, values.jit_compile)
+    """What the flags say; to be asked for before TensorFlow computes anything.
+
+    Args:
+        values: Flags defined by `define_strategy_flags`, and `define_computation_flags` if the
+            program has them.
+
+    Raises:
+        InputError: The strategy cannot be had.
+    """
+    from darts_tf.training import distribution
+
+    strategy = distribution.strategy_of(values.strategy, values.logical_devices)
+    of_images = "recompute" in values
+    computation = Computation(
+        of_images and values.recompute,
+        of_images and values.jit_compile,
+        strategy,
+        values.sync_batch_norm,
+    )
+    if computation.jit_compile and computation.several_devices:
+        raise InputError(
+            "--jit_compile compiles the steps of one device only: leave it out, or add "
+            "--strategy=one_device."
+        )
+    return computation
 
 
 def configure_devices(

@@ -63,6 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
+    common.define_strategy_flags(values)
 
 
 def settle(values: flags.FlagValues) -> str:
@@ -98,12 +99,16 @@ def main(values: flags.FlagValues) -> int:
 def _images(values, searching, training) -> tuple[str, dict]:
     """Both stages for images; returns what is said of them, and the final figures."""
     common.configure_devices(values)
+    computation = common.computation_of(values)
     image_data = images.load(values)
     streams = train_cnn.streams_of_images(training, image_data)
-    steps = searching.epochs * search_cnn.pairing_of(searching, image_data).steps_per_epoch
+    train_cnn.check_batches(training, streams, computation, "--train_batch_size")
+    pairing = search_cnn.pairing_of(searching, image_data)
+    search_cnn.check_batches(searching, pairing, computation, "--search_batch_size")
+    steps = searching.epochs * pairing.steps_per_epoch
     common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
-    computation, saving = common.computation_of(values), common.saving_of(values)
-    with _prepared(values) as folder:
+    saving = common.saving_of(values)
+    with _prepared(values, computation) as folder:
         genotype = search_cnn.search(searching, image_data, folder / "search", computation, saving)
         metrics = train_cnn.train(
             training, genotype, values.dataset, streams, folder / "train", computation, saving
@@ -117,6 +122,10 @@ def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
     corpus = text.load(values)
     common.configure_devices(values, branching=False, one_thread=True)
+    computation = common.computation_of(values)
+    search_rnn.check_statistics(computation)
+    for prefix, settings in (("--search_", searching), ("--train_", training)):
+        search_rnn.check_batches(settings, computation, prefix)
     windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
     steps = (
         settings.epochs * len(w.windows(0))
@@ -124,17 +133,17 @@ def _text(values, searching, training) -> tuple[str, dict]:
     )
     common.configure_devices(values, max(steps), branching=False, one_thread=True)
     saving = common.saving_of(values)
-    with _prepared(values) as folder:
-        genotype = search_rnn.search(searching, corpus, folder / "search", saving)
-        metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving)
+    with _prepared(values, computation) as folder:
+        genotype = search_rnn.search(searching, corpus, folder / "search", saving, computation)
+        metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving, computation)
         _finish(folder, text.VOCABULARY)
     return train_rnn.report(metrics), metrics
 
 
 @contextlib.contextmanager
-def _prepared(values) -> Iterator[pathlib.Path]:
+def _prepared(values, computation: common.Computation) -> Iterator[pathlib.Path]:
     """The work folder with those of the stages."""
-    with work_folder.prepared(values) as folder:
+    with work_folder.prepared(values, computation.is_chief) as folder:
         for name in ("search", "train", "plots"):
             files.make_folder(folder / name)
         yield folder

@@ -97,6 +97,13 @@ def pairing_of(settings: SearchSettings, image_data):
     )
 
 
+def check_batches(
+    settings: SearchSettings, pairing, computation: common.Computation, flag: str = "--batch_size"
+) -> None:
+    """Refuses batches that are too small for the devices."""
+    computation.check_batch(flag, settings.batch_size, len(pairing.train.images))
+
+
 def search(
     settings: SearchSettings,
     image_data,
@@ -122,25 +129,29 @@ def search(
 
     keras.utils.set_random_seed(settings.seed)
     pairing = pairing_of(settings, image_data)
-    supernet = darts_tf.Supernet(
-        num_classes=image_data.num_classes,
-        init_channels=settings.init_channels,
-        num_cells=settings.layers,
-        num_nodes=settings.nodes,
-        image_shape=image_data.image_shape,
-        recompute=computation.recompute,
-    )
-    model = darts_tf.ArchitectureSearch(supernet, order=settings.order)
-    optimizer = darts_tf.SGD(
-        settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
-    )
-    model.compile(
-        optimizer=optimizer,
-        arch_optimizer=darts_tf.Adam(settings.arch_learning_rate, l2=settings.arch_weight_decay),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=computation.jit_compile,
-    )
+    with computation.scope():
+        supernet = darts_tf.Supernet(
+            num_classes=image_data.num_classes,
+            init_channels=settings.init_channels,
+            num_cells=settings.layers,
+            num_nodes=settings.nodes,
+            image_shape=image_data.image_shape,
+            recompute=computation.recompute,
+        )
+        model = darts_tf.ArchitectureSearch(supernet, order=settings.order)
+        optimizer = darts_tf.SGD(
+            settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
+        )
+        model.compile(
+            optimizer=optimizer,
+            arch_optimizer=darts_tf.Adam(
+                settings.arch_learning_rate, l2=settings.arch_weight_decay
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=computation.jit_compile,
+            sync_batch_norm=computation.sync_batch_norm,
+        )
     _, validation = image_data.search_halves(settings.train_portion)
     run = loop.Run(
         title="search",
@@ -181,6 +192,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
+    common.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -188,13 +200,13 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
     common.configure_devices(values)
+    computation = common.computation_of(values)
     image_data = images.load(values)
     pairing = pairing_of(settings, image_data)
+    check_batches(settings, pairing, computation)
     common.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
-    with work_folder.prepared(values) as folder:
-        found = search(
-            settings, image_data, folder, common.computation_of(values), common.saving_of(values)
-        )
+    with work_folder.prepared(values, computation.is_chief) as folder:
+        found = search(settings, image_data, folder, computation, common.saving_of(values))
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

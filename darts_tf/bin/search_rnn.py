@@ -131,7 +131,36 @@ def windows_of(settings: SearchSettings, corpus):
     return data.PairedWindows(train, corpus.valid)
 
 
-def search(settings: SearchSettings, corpus, folder: pathlib.Path, saving):
+def check_statistics(computation: common.Computation) -> None:
+    """Refuses what the search cell cannot do on several devices, before anything is made."""
+    if computation.sync_batch_norm and computation.several_devices:
+        raise InputError(
+            "The search of a recurrent cell on several devices needs --nosync_batch_norm: its "
+            "BatchNorm stands in a loop over time, where no sum over devices can stand. Each "
+            "device then has the statistics of its part of the batch, and the result differs from "
+            "that of one. Or take --strategy=one_device."
+        )
+
+
+def check_batches(settings, computation: common.Computation, prefix: str = "--") -> None:
+    """Refuses batches with fewer rows than there are devices.
+
+    Args:
+        settings: Of a search or a training of language models.
+        computation: On which devices.
+        prefix: What the flags begin with.
+    """
+    for name in ("batch_size", "evaluation_batch_size"):
+        computation.check_batch(prefix + name, getattr(settings, name))
+
+
+def search(
+    settings: SearchSettings,
+    corpus,
+    folder: pathlib.Path,
+    saving,
+    computation: common.Computation = common.ONE_DEVICE,
+):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
     Args:
@@ -139,6 +168,7 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path, saving):
         corpus: A `darts_tf.data.Corpus`; its test part is not touched.
         folder: The work folder, which exists.
         saving: When checkpoints are taken, a `Saving`.
+        computation: On which devices.
     """
     import keras
 
@@ -152,29 +182,31 @@ def search(settings: SearchSettings, corpus, folder: pathlib.Path, saving):
 
     keras.utils.set_random_seed(settings.seed)
     windows = windows_of(settings, corpus)
-    supernet = RecurrentSupernet(
-        len(corpus.vocabulary),
-        settings.nhid,
-        settings.batch_size,
-        settings.evaluation_batch_size,
-        settings.nodes,
-        regularization=regularization_of(settings),
-        seed=settings.seed,
-        redraw_masks=settings.published_quirks,
-    )
-    order = settings.order
-    if settings.published_quirks:
-        order = PublishedSecondOrder.keeping(supernet.network_parameters, supernet.embedding)
-    model = darts_tf.ArchitectureSearch(supernet, order, clip_virtual_step=True)
-    model.compile(
-        optimizer=darts_tf.SGD(
-            settings.learning_rate, 0.0, settings.weight_decay, settings.grad_clip
-        ),
-        arch_optimizer=darts_tf.Adam(
-            settings.arch_learning_rate, 0.9, l2=settings.arch_weight_decay
-        ),
-        loss=token_cross_entropy,
-    )
+    with computation.scope():
+        supernet = RecurrentSupernet(
+            len(corpus.vocabulary),
+            settings.nhid,
+            settings.batch_size,
+            settings.evaluation_batch_size,
+            settings.nodes,
+            regularization=regularization_of(settings),
+            seed=settings.seed,
+            redraw_masks=settings.published_quirks,
+        )
+        order = settings.order
+        if settings.published_quirks:
+            order = PublishedSecondOrder.keeping(supernet.network_parameters, supernet.embedding)
+        model = darts_tf.ArchitectureSearch(supernet, order, clip_virtual_step=True)
+        model.compile(
+            optimizer=darts_tf.SGD(
+                settings.learning_rate, 0.0, settings.weight_decay, settings.grad_clip
+            ),
+            arch_optimizer=darts_tf.Adam(
+                settings.arch_learning_rate, 0.9, l2=settings.arch_weight_decay
+            ),
+            loss=token_cross_entropy,
+            sync_batch_norm=computation.sync_batch_norm,
+        )
     run = loop.Run(
         title="search",
         folder=folder,
@@ -216,6 +248,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_settings(SearchSettings, HELP, values)
     common.define_saving_flags(values)
     common.define_device_flags(values)
+    common.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -224,11 +257,14 @@ def main(values: flags.FlagValues) -> int:
     work_folder.check(values)
     corpus = text.load(values)
     common.configure_devices(values, branching=False, one_thread=True)
+    computation = common.computation_of(values)
+    check_statistics(computation)
+    check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))
     common.configure_devices(values, steps, branching=False, one_thread=True)
-    with work_folder.prepared(values) as folder:
-        found = search(settings, corpus, folder, common.saving_of(values))
+    with work_folder.prepared(values, computation.is_chief) as folder:
+        found = search(settings, corpus, folder, common.saving_of(values), computation)
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

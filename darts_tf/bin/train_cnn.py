@@ -134,6 +134,18 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
     )
 
 
+def check_batches(
+    settings: TrainSettings,
+    streams: Streams,
+    computation: common.Computation,
+    flag: str = "--batch_size",
+) -> None:
+    """Refuses batches that are too small for the devices."""
+    train = streams.train
+    count = train.num_examples if hasattr(train, "num_examples") else len(train.images)
+    computation.check_batch(flag, settings.batch_size, count)
+
+
 def train(
     settings: TrainSettings,
     genotype,
@@ -166,28 +178,30 @@ def train(
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_cnn"})
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
-    network = darts_tf.EvaluationNetwork(
-        genotype,
-        num_classes=len(streams.class_names),
-        init_channels=settings.init_channels,
-        num_cells=settings.layers,
-        auxiliary=settings.auxiliary,
-        image_shape=streams.image_shape,
-        stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
-        seed=settings.seed,
-    )
-    model = darts_tf.ArchitectureEvaluation(network, settings.auxiliary_weight)
-    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    smoothed = label_smoothed_cross_entropy(settings.label_smoothing)
-    model.compile(
-        optimizer=darts_tf.SGD(
-            settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
-        ),
-        loss=smoothed if settings.label_smoothing else plain,
-        evaluation_loss=plain,
-        metrics=["accuracy"],
-        jit_compile=computation.jit_compile,
-    )
+    with computation.scope():
+        network = darts_tf.EvaluationNetwork(
+            genotype,
+            num_classes=len(streams.class_names),
+            init_channels=settings.init_channels,
+            num_cells=settings.layers,
+            auxiliary=settings.auxiliary,
+            image_shape=streams.image_shape,
+            stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
+            seed=settings.seed,
+        )
+        model = darts_tf.ArchitectureEvaluation(network, settings.auxiliary_weight)
+        plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        smoothed = label_smoothed_cross_entropy(settings.label_smoothing)
+        model.compile(
+            optimizer=darts_tf.SGD(
+                settings.learning_rate, settings.momentum, settings.weight_decay, settings.grad_clip
+            ),
+            loss=smoothed if settings.label_smoothing else plain,
+            evaluation_loss=plain,
+            metrics=["accuracy"],
+            jit_compile=computation.jit_compile,
+            sync_batch_norm=computation.sync_batch_norm,
+        )
     schedule = (
         darts_tf.exponential_schedule(settings.learning_rate, settings.learning_rate_decay)
         if settings.learning_rate_decay
@@ -251,6 +265,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_saving_flags(values)
     common.define_device_flags(values)
     common.define_computation_flags(values)
+    common.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -259,15 +274,17 @@ def main(values: flags.FlagValues) -> int:
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
     common.configure_devices(values)
+    computation = common.computation_of(values)
     if values.dataset.startswith("imagenet2012"):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
         streams = streams_of_imagenet(settings, values.data_dir)
     else:
         streams = streams_of_images(settings, images.load(values))
+    check_batches(settings, streams, computation)
     common.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
-    computation, saving = common.computation_of(values), common.saving_of(values)
-    with work_folder.prepared(values) as folder:
+    saving = common.saving_of(values)
+    with work_folder.prepared(values, computation.is_chief) as folder:
         metrics = train(settings, genotype, values.dataset, streams, folder, computation, saving)
     print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")

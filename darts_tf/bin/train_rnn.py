@@ -14,7 +14,12 @@ from absl import flags
 from darts_tf import files
 from darts_tf import genotype as genotypes
 from darts_tf.bin import common, text, work_folder
-from darts_tf.bin.search_rnn import LANGUAGE_HELP, check_language_ranges, regularization_of
+from darts_tf.bin.search_rnn import (
+    LANGUAGE_HELP,
+    check_batches,
+    check_language_ranges,
+    regularization_of,
+)
 from darts_tf.bin.train_cnn import check_genotype
 
 
@@ -70,7 +75,14 @@ def windows_of(settings: TrainSettings, corpus):
     return data.TrainWindows(corpus.train, settings.batch_size, settings.bptt, settings.seed)
 
 
-def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path, saving) -> dict:
+def train(
+    settings: TrainSettings,
+    genotype,
+    corpus,
+    folder: pathlib.Path,
+    saving,
+    computation: common.Computation = common.ONE_DEVICE,
+) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
     Args:
@@ -79,6 +91,7 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path, savin
         corpus: A `darts_tf.data.Corpus`.
         folder: The work folder, which exists.
         saving: When checkpoints are taken, a `Saving`.
+        computation: On which devices.
     """
     import keras
 
@@ -90,15 +103,16 @@ def train(settings: TrainSettings, genotype, corpus, folder: pathlib.Path, savin
     genotypes.save(genotype, folder / "genotype.json", {"program": "train_rnn"})
     (folder / "plots").mkdir(exist_ok=True)
     plots.plot_genotype(genotype, folder / "plots" / "cells.svg")
-    network = RecurrentEvaluationNetwork(
-        genotype,
-        len(corpus.vocabulary),
-        settings.nhid,
-        settings.batch_size,
-        settings.evaluation_batch_size,
-        regularization_of(settings),
-        settings.seed,
-    )
+    with computation.scope():
+        network = RecurrentEvaluationNetwork(
+            genotype,
+            len(corpus.vocabulary),
+            settings.nhid,
+            settings.batch_size,
+            settings.evaluation_batch_size,
+            regularization_of(settings),
+            settings.seed,
+        )
     described = {"genotype": genotype.to_text()}
     return train_network(settings, network, corpus, folder, described, saving)
 
@@ -123,8 +137,11 @@ def train_network(
 
     text.save_vocabulary(folder, corpus.vocabulary)
     windows = windows_of(settings, corpus)
-    model = LanguageModelTraining(network)
-    model.compile(AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip))
+    with network.distribute_strategy.scope():
+        model = LanguageModelTraining(network)
+        model.compile(
+            AveragedSGD(settings.learning_rate, settings.weight_decay, settings.grad_clip)
+        )
     best = folder / "best.weights.h5"
 
     def callbacks(first_epoch):
@@ -199,6 +216,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_settings(TrainSettings, HELP, values)
     common.define_saving_flags(values)
     common.define_device_flags(values)
+    common.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -208,11 +226,13 @@ def main(values: flags.FlagValues) -> int:
     work_folder.check(values)
     corpus = text.load(values)
     common.configure_devices(values, branching=False)
+    computation = common.computation_of(values)
+    check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.windows(0))
     common.configure_devices(values, steps, branching=False)
-    with work_folder.prepared(values) as folder:
-        metrics = train(settings, genotype, corpus, folder, common.saving_of(values))
+    with work_folder.prepared(values, computation.is_chief) as folder:
+        metrics = train(settings, genotype, corpus, folder, common.saving_of(values), computation)
     print(report(metrics))
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 from absl import flags
@@ -20,8 +22,13 @@ NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
     "recompute",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "strategy",
+    "logical_devices",
 }
 """Flags that say where and how fast, and may differ when a run goes on."""
+
+STAGES = ("", "search", "train")
+"""Where a run has checkpoints: the pipeline in two folders of its own."""
 
 NOT_WRITTEN = {"workdir", "flagfile", "undefok"}
 """Flags that flags.txt leaves out: a copy of it may serve another folder."""
@@ -62,13 +69,21 @@ def check(values: flags.FlagValues) -> None:
 
 
 @contextlib.contextmanager
-def prepared(values: flags.FlagValues) -> Iterator[pathlib.Path]:
-    """The work folder, made or checked to be of this run, with flags.txt; no other process has it.
+def prepared(values: flags.FlagValues, is_chief: bool = True) -> Iterator[pathlib.Path]:
+    """The work folder, made or checked to be of this run, with flags.txt; no other run has it.
+
+    Args:
+        values: The flags.
+        is_chief: Whether this process writes; another worker gets a folder of its own.
 
     Raises:
         InputError: The folder cannot be written, holds a run with other flags, or is in use; they
             are named.
     """
+    if not is_chief:
+        with _of_other_worker(values) as own:
+            yield own
+        return
     check(values)
     folder = pathlib.Path(values.workdir)
     lines = [
@@ -82,6 +97,29 @@ def prepared(values: flags.FlagValues) -> Iterator[pathlib.Path]:
         check(values)  # another process may have had it meanwhile
         files.write(folder / "flags.txt", "".join(lines))
         yield folder
+
+
+@contextlib.contextmanager
+def _of_other_worker(values: flags.FlagValues) -> Iterator[pathlib.Path]:
+    """The folder of a worker that is not the first: a copy for itself, thrown away at the end.
+
+    Only the checkpoints are those of the work folder, so that all workers go on from the same.
+
+    Raises:
+        InputError: The work folder holds a run with other flags; they are named.
+    """
+    check(values)
+    folder = pathlib.Path(values.workdir).absolute()
+    with tempfile.TemporaryDirectory(prefix="darts_tf_worker_") as name:
+        own = pathlib.Path(name)
+        if folder.exists():
+            not_copied = shutil.ignore_patterns("checkpoints", "tensorboard", files.PARTIAL + "*")
+            shutil.copytree(folder, own, ignore=not_copied, dirs_exist_ok=True)
+        for stage in STAGES:
+            (own / stage).mkdir(exist_ok=True)
+            # The folder that it leads to may not be there yet; the first worker makes it.
+            (own / stage / "checkpoints").symlink_to(folder / stage / "checkpoints")
+        yield own
 
 
 def _unusable(folder: pathlib.Path, error: OSError) -> InputError:

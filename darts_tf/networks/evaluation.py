@@ -6,6 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
+from darts_tf import replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import Genotype
 from darts_tf.networks import skeleton
@@ -166,7 +167,7 @@ class EvaluationNetwork(keras.Model):
         """
         skeleton.check_images(x, self.image_shape)
         if training and keep is None:
-            keep = self._draw_keep(tf.shape(x)[0])
+            keep = self._draw_keep(x)
         before_last = last = x
         for stem in self.stems:
             before_last, last = last, stem(last, training=training)
@@ -182,15 +183,24 @@ class EvaluationNetwork(keras.Model):
                 auxiliary_logits = self.auxiliary_head(last, training=training)
         return Outputs(self.classifier(last), auxiliary_logits, outputs)
 
-    def _draw_keep(self, batch: tf.Tensor) -> list[tf.Tensor]:
-        """Drop path: for each site and example 0 with probability p, else 1 / (1 - p)."""
+    def _draw_keep(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """Drop path: for each site and example 0 with probability p, else 1 / (1 - p).
+
+        A function of (seed, step, place of the example in the global batch): drawn for all examples
+        on every replica, which costs nothing beside a step.
+        """
         step = tf.convert_to_tensor(self.drop_path_step)
-        self.drop_path_step.assign(step + 1)
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        seed = tf.stack([tf.cast(self.seed, tf.int64) + tf.cast(replica, tf.int64) * 7919, step])
+        x = tf.convert_to_tensor(x)
+        with tf.control_dependencies([x]):  # no step is counted where the data has ended
+            self.drop_path_step.assign(step + 1)
+        seed = tf.stack([tf.cast(self.seed, tf.int64), step])
         p = tf.convert_to_tensor(self.drop_path_prob)
-        drawn = tf.random.stateless_uniform([self.drop_path_sites, batch], seed, dtype=p.dtype)
-        return tf.unstack(tf.cast(drawn >= p, p.dtype) / (1 - p))
+        rows = replicas.rows(tf.shape(x)[0])
+        drawn = tf.random.stateless_uniform(
+            [rows.all, self.drop_path_sites], seed, dtype=p.dtype, alg="philox"
+        )
+        drawn = tf.transpose(rows.of(drawn))
+        return tf.unstack(tf.cast(drawn >= p, p.dtype) / (1 - p), self.drop_path_sites)
 
     def compute_output_shape(self, input_shape):
         """(batch, num_classes)."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from darts_tf import replicas
 from darts_tf.errors import InputError
 from darts_tf.space.recurrent_functions import INITIAL_RANGE
 
@@ -157,8 +158,9 @@ class LanguageModel(keras.Model):
             self.add_loss(result.penalty)
             return result.logits
         self._check(x, self.evaluation_hidden)
-        result = self.forward(x, tf.convert_to_tensor(self.evaluation_hidden))
-        self.evaluation_hidden.assign(result.hidden)
+        rows = replicas.rows(tf.shape(x)[0])
+        result = self.forward(x, rows.of(tf.convert_to_tensor(self.evaluation_hidden)))
+        self.evaluation_hidden.assign(rows.whole(result.hidden))
         return result.logits
 
     def train_window(self, x: tf.Tensor) -> Forward:
@@ -168,9 +170,12 @@ class LanguageModel(keras.Model):
             x: Word numbers, (`batch_size`, time).
         """
         self._check(x, self.hidden)
-        result = self.forward(x, tf.convert_to_tensor(self.hidden), training=True)
-        self.hidden.assign(result.hidden)
-        self.steps_done.assign_add(1)
+        rows = replicas.rows(tf.shape(x)[0])
+        hidden = rows.of(tf.convert_to_tensor(self.hidden))
+        result = self.forward(x, hidden, training=True)
+        self.hidden.assign(rows.whole(result.hidden))
+        with tf.control_dependencies([x]):  # no step is counted where the data has ended
+            self.steps_done.assign_add(1)
         return result
 
     def forward(
@@ -194,7 +199,9 @@ class LanguageModel(keras.Model):
         batch = tf.shape(tokens)[0]
         masks = dict.fromkeys(MASKS)
         if training:
-            like_state = [batch, self.width]
+            # Drawn for all rows of the global batch, of which a replica takes its own.
+            rows = replicas.rows(batch)
+            like_state = [rows.all, self.width]
             masks = {
                 name: self._mask(name, shape, rate)
                 for name, shape, rate in (
@@ -204,6 +211,10 @@ class LanguageModel(keras.Model):
                     ("cell_hidden", like_state, rates.dropouth),
                     ("output", like_state, rates.dropout),
                 )
+            }
+            masks = {
+                name: mask if mask is None or name == "embedding" else rows.of(mask)
+                for name, mask in masks.items()
             }
         times = tf.transpose(tokens)  # (time, batch)
         x = tf.gather(embedding, times)  # (time, batch, width)

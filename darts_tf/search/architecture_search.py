@@ -6,12 +6,11 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from darts_tf import replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.losses import per_example
 from darts_tf.search import bilevel
-from darts_tf.space.tracing import gradients_of
-
-SUM = tf.distribute.ReduceOp.SUM
+from darts_tf.space.tracing import gradients_of, local_statistics
 
 
 class SearchSpace(Protocol):
@@ -36,7 +35,7 @@ class SearchSpace(Protocol):
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
-class ArchitectureSearch(keras.Model):
+class ArchitectureSearch(replicas.ReplicatedModel):
     """Alternates a step of alpha on a validation batch with a step of w on a training batch.
 
     Each step, as published: first alpha, by one of three gradients (`darts_tf.search.bilevel`);
@@ -88,7 +87,15 @@ class ArchitectureSearch(keras.Model):
         """The supernet's output."""
         return self.supernet(x, training=training)
 
-    def compile(self, optimizer, arch_optimizer, loss, metrics=None, **options):
+    def compile(
+        self,
+        optimizer,
+        arch_optimizer,
+        loss,
+        metrics=None,
+        sync_batch_norm: bool = True,
+        **options,
+    ):
         """Sets what trains and what is measured.
 
         Args:
@@ -98,6 +105,9 @@ class ArchitectureSearch(keras.Model):
             arch_optimizer: Of the alphas.
             loss: A Keras loss or its name.
             metrics: Keras metrics or their names, of the training batches.
+            sync_batch_norm: Under a strategy, whether BatchNorm has the statistics of the global
+                batch, so that the number of replicas does not matter; else each replica has those
+                of its part, and the running ones are averaged.
             **options: As for `keras.Model.compile`.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
@@ -105,6 +115,7 @@ class ArchitectureSearch(keras.Model):
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
+        self.sync_batch_norm = sync_batch_norm
         self.per_example_loss = per_example(loss)
         optimizer.build(self.supernet.network_parameters)
         arch_optimizer.build(self.supernet.architecture_parameters)
@@ -125,6 +136,7 @@ class ArchitectureSearch(keras.Model):
                 "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs "
                 f"of batches. Received: {type(x).__name__}."
             )
+        _unpack_pair(x.element_spec)
         self.build_metrics(x.element_spec)
         options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
         return super().fit(x, **options)
@@ -133,9 +145,13 @@ class ArchitectureSearch(keras.Model):
         """Makes the metrics' variables, from what a batch is; `fit` does it by itself.
 
         Keras would take the pair of batches for (x, y).
+
+        Args:
+            element_spec: Of a pair of batches, or of one batch as for `evaluate`.
         """
-        (x, y, _), _ = _unpack_pair(element_spec)
-        if self._compile_metrics is None:
+        paired = isinstance(element_spec[0], (tuple, list))
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(element_spec[0] if paired else element_spec)
+        if self._compile_metrics is None or self._compile_metrics.built:
             return
         outputs = self.supernet.compute_output_shape((1, *x.shape[1:]))
         self.compute_metrics(None, tf.zeros([1, *y.shape[1:]], y.dtype), tf.zeros(outputs))
@@ -143,24 +159,20 @@ class ArchitectureSearch(keras.Model):
 
     def train_step(self, data):
         """One step of alpha, then one step of w."""
-        train, validation = _unpack_pair(data)
-        context = tf.distribute.get_replica_context()
+        with local_statistics(not self.sync_batch_norm):
+            return self._train_step(*_unpack_pair(data))
 
-        def reduce(tensor):
-            if context.num_replicas_in_sync == 1:
-                return tensor
-            return context.all_reduce(SUM, tensor)
-
+    def _train_step(self, train, validation):
         variables = self.supernet.network_parameters
         w = _flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        train_loss = self.loss_function(train, reduce)
+        train_loss = self.loss_function(train, replicas.total)
         streams = getattr(self.supernet, "stream_state", [])
         own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
         kept = {}  # what the validation pass leaves in the variables of its stream
 
         def validation_loss(w, alphas):
-            passed = self._evaluate(validation, w, alphas, reduce, own)
+            passed = self._evaluate(validation, w, alphas, replicas.total, own)
             for variable, value in zip(
                 self.supernet.non_trainable_variables, passed.state, strict=True
             ):
@@ -169,7 +181,7 @@ class ArchitectureSearch(keras.Model):
 
         # Order of the paper's algorithm 1: alpha first.
         gradient = bilevel.architecture_gradient(
-            self.order, train_loss, validation_loss, w, alphas, self._virtual_step(), reduce
+            self.order, train_loss, validation_loss, w, alphas, self._virtual_step(), replicas.total
         )
         # A Keras optimizer sums over the replicas itself.
         self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
@@ -177,18 +189,23 @@ class ArchitectureSearch(keras.Model):
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(w)
-            passed = self._evaluate(train, w, alphas, reduce)
-            # Each replica adds its share of the added losses, which are means over its batch.
-            added = [tf.cast(a, w.dtype) / context.num_replicas_in_sync for a in passed.added]
+            passed = self._evaluate(train, w, alphas, replicas.total)
+            # Each replica adds its share of the added losses, which are means over its part.
+            rows = replicas.rows(tf.shape(train[1])[0])
+            added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
             objective = tf.add_n([passed.loss, *added])
         g = _unflatten(tape.gradient(objective, w), variables)
         counterparts = [counterpart for _, counterpart in streams]
-        left_alone = [*self.supernet.architecture_parameters, *counterparts]
+        left_alone = {id(v) for v in (*self.supernet.architecture_parameters, *counterparts)}
+        changed = []
         for variable, value in zip(
             self.supernet.non_trainable_variables, passed.state, strict=True
         ):
-            if not any(variable is a for a in left_alone):
+            if id(variable) not in left_alone:
                 variable.assign(value)
+                changed.append(variable)
+        if not self.sync_batch_norm:
+            replicas.average(changed)
         for variable, counterpart in streams:
             counterpart.assign(kept[id(variable)])
         self.optimizer.apply(g, variables)
@@ -200,7 +217,7 @@ class ArchitectureSearch(keras.Model):
     def test_step(self, data):
         """Evaluates the supernet with running statistics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self.supernet(x, training=False)
+        outputs = self.supernet(replicas.never_empty(x), training=False)[: tf.shape(y)[0]]
         losses = self.per_example_loss(y, outputs)
         if weight is None:  # Keras would take the mean of each row of a matrix first
             losses = tf.reshape(losses, [-1])
@@ -330,8 +347,11 @@ class ArchitectureSearch(keras.Model):
 
     def _update_loss(self, metric, share, batch) -> None:
         """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
-        replicas = tf.cast(tf.distribute.get_replica_context().num_replicas_in_sync, share.dtype)
-        metric.update_state(share * replicas, sample_weight=tf.cast(tf.size(batch[1]), share.dtype))
+        y = batch[1]
+        rows = replicas.rows(tf.shape(y)[0])
+        own, of_all = (tf.cast(number, share.dtype) for number in (rows.own, rows.all))
+        weight = tf.cast(tf.size(y), share.dtype)
+        metric.update_state(share * (of_all / own), sample_weight=weight)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from darts_tf.space.recurrent_functions import (
     mixed_operation,
     over_time,
 )
+from darts_tf.space.tracing import replicas
 
 
 class Unrolled(NamedTuple):
@@ -142,6 +143,13 @@ class RecurrentSearchCell(keras.layers.Layer):
             training: Whether BatchNorm takes the moments of the batch, not the running ones.
         """
         n, nodes = self.width, self.num_nodes
+        if training and replicas() > 1:
+            raise InputError(
+                "The BatchNorm of the recurrent search cell stands in a loop over time, where no "
+                "sum over several devices can stand, so each device must have the statistics of "
+                "its part of the batch: compile(..., sync_batch_norm=False), or "
+                "--nosync_batch_norm."
+            )
         hidden_mask = tf.ones_like(hidden) if hidden_mask is None else hidden_mask
         masked = inputs if input_mask is None else inputs * input_mask
         W0 = tf.convert_to_tensor(self.W0)
@@ -150,7 +158,8 @@ class RecurrentSearchCell(keras.layers.Layer):
         rows = [rows[edge_offset(i, 1) : edge_offset(i + 1, 1)] for i in range(nodes)]
         # The input's half of node 0, for all time steps in one product.
         xW = tf.matmul(tf.reshape(masked, [-1, n]), W0[:n])
-        xW = tf.reshape(xW, [-1, *hidden.shape[:1], 2 * n])
+        xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * n])
+        xW = tf.ensure_shape(xW, [None, hidden.shape[0], 2 * n])
         running = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
 
         def normalise(x):
@@ -210,7 +219,8 @@ def _product_of_all(W, mask, *states):
     """(s_j o m_h) W of i states as one product: (i batch, n) x (n, 2 n) -> (i, batch, 2 n)."""
     stacked = tf.stack(states) * mask
     pre = tf.matmul(tf.reshape(stacked, [-1, W.shape[0]]), W)
-    return tf.reshape(pre, [len(states), *mask.shape[:1], W.shape[1]])
+    pre = tf.reshape(pre, [len(states), tf.shape(mask)[0], W.shape[1]])
+    return tf.ensure_shape(pre, [len(states), mask.shape[0], W.shape[1]])
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")

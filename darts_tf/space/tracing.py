@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 _exporting = contextvars.ContextVar("exporting", default=False)
+_local_statistics = contextvars.ContextVar("local_statistics", default=False)
 _gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alphas"))
 
 
@@ -44,9 +45,25 @@ def wants_gradient_of(what: str) -> bool:
     return what in _gradients_of.get()
 
 
+@contextlib.contextmanager
+def local_statistics(local: bool = True) -> Iterator[None]:
+    """Within it, BatchNorm has the statistics of each replica's part of the batch.
+
+    To be entered within the step of a replica, whose thread does not see what was entered outside.
+    """
+    token = _local_statistics.set(local)
+    try:
+        yield
+    finally:
+        _local_statistics.reset(token)
+
+
 def replicas() -> int:
-    """Number of replicas whose batches form one global batch; 1 outside a replica context."""
-    if tf.distribute.in_cross_replica_context():
+    """Number of replicas over which BatchNorm takes its statistics.
+
+    1 outside a replica context, and with local statistics.
+    """
+    if _local_statistics.get() or tf.distribute.in_cross_replica_context():
         return 1
     return tf.distribute.get_replica_context().num_replicas_in_sync
 

@@ -84,6 +84,7 @@ class Checkpoints:
             their schedules, metrics so far, random state.
         settings: What makes the run this run; a checkpoint of others is not used.
         keep: How many are kept, 1 or more.
+        writes: Whether this process saves them; of several workers the first does.
     """
 
     def __init__(
@@ -92,11 +93,12 @@ class Checkpoints:
         variables: Sequence[keras.Variable],
         settings: Mapping[str, Any] | None = None,
         keep: int = 3,
+        writes: bool = True,
     ):
         self.folder = pathlib.Path(folder)
         self.variables = list(variables)
         self.settings = json.loads(json.dumps(dict(settings or {})))
-        self.keep = keep
+        self.keep, self.writes = keep, writes
         self.newest: Position | None = None
 
     def save(self, position: Position, seconds: float = 0.0) -> None:
@@ -105,13 +107,17 @@ class Checkpoints:
         Raises:
             InputError: It cannot be written; the checkpoints that are there stay.
         """
+        # Metrics are summed over all workers when they are read, so that all must read them.
+        values = [v.value.numpy() for v in self.variables]
+        if not self.writes:
+            self.newest = position
+            return
         manifest = {
             **position._asdict(),
             "seconds": round(seconds, 3),
             "settings": self.settings,
             "variables": self._described(),
         }
-        values = [v.value.numpy() for v in self.variables]
         parts = [json.dumps(manifest).encode() + b"\n"]
         parts += [value.tobytes() for value in values]
         total, digest = sum(map(len, parts)), hashlib.sha256()
@@ -142,7 +148,7 @@ class Checkpoints:
             except Unusable as why:
                 refused.append((path, why))
                 continue
-            for bad, why in refused:
+            for bad, why in refused if self.writes else ():
                 print(f"checkpoint  {bad} {why}; going on from {path.name}", flush=True)
                 os.replace(bad, bad.with_name(bad.name + ".unusable"))
             self.newest = state.position

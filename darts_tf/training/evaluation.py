@@ -3,14 +3,14 @@
 import keras
 import tensorflow as tf
 
+from darts_tf import replicas
 from darts_tf.errors import InputError
 from darts_tf.losses import per_example
-
-SUM = tf.distribute.ReduceOp.SUM
+from darts_tf.space.tracing import local_statistics
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
-class ArchitectureEvaluation(keras.Model):
+class ArchitectureEvaluation(replicas.ReplicatedModel):
     """Trains an evaluation network: loss = main + auxiliary_weight * auxiliary.
 
     Args:
@@ -47,7 +47,15 @@ class ArchitectureEvaluation(keras.Model):
         """The network's logits."""
         return self.network(x, training=training)
 
-    def compile(self, optimizer, loss, metrics=None, evaluation_loss=None, **options):
+    def compile(
+        self,
+        optimizer,
+        loss,
+        metrics=None,
+        evaluation_loss=None,
+        sync_batch_norm: bool = True,
+        **options,
+    ):
         """Sets what trains and what is measured.
 
         Args:
@@ -57,12 +65,16 @@ class ArchitectureEvaluation(keras.Model):
             metrics: Keras metrics or their names.
             evaluation_loss: The loss that `evaluate` reports; the same by default. (The published
                 ImageNet runs train with smoothed labels and report the plain loss.)
+            sync_batch_norm: Under a strategy, whether BatchNorm has the statistics of the global
+                batch, so that the number of replicas does not matter; else each replica has those
+                of its part, and the running ones are averaged.
             **options: As for `keras.Model.compile`.
         """
         optimizer = keras.optimizers.get(optimizer)
         # Keras would choose XLA on a GPU and compile anew for a smaller last batch.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
+        self.sync_batch_norm = sync_batch_norm
         self.per_example_loss = per_example(loss)
         self.per_example_evaluation_loss = per_example(evaluation_loss or loss)
         optimizer.build(self.network.trainable_variables)
@@ -73,7 +85,7 @@ class ArchitectureEvaluation(keras.Model):
         A checkpoint that is restored before the first step needs them.
         """
         x, y, _ = keras.utils.unpack_x_y_sample_weight(element_spec)
-        if self._compile_metrics is None:
+        if self._compile_metrics is None or self._compile_metrics.built:
             return
         logits = self.network.compute_output_shape((1, *x.shape[1:]))
         self.compute_metrics(None, tf.zeros([1, *y.shape[1:]], y.dtype), tf.zeros(logits))
@@ -83,7 +95,7 @@ class ArchitectureEvaluation(keras.Model):
         """One step of the weights."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
-        with tf.GradientTape() as tape:
+        with local_statistics(not self.sync_batch_norm), tf.GradientTape() as tape:
             outputs = self.network.forward(x, training=True)
             losses = self.per_example_loss(y, outputs.logits)
             if outputs.auxiliary_logits is not None:
@@ -92,12 +104,13 @@ class ArchitectureEvaluation(keras.Model):
             if weight is not None:
                 losses *= tf.cast(weight, losses.dtype)
             # This replica's share of the mean over the global batch; the optimizer sums the shares.
-            count = tf.shape(losses)[0]
-            context = tf.distribute.get_replica_context()
-            if context.num_replicas_in_sync > 1:
-                count = context.all_reduce(SUM, count)
+            count = replicas.rows(tf.shape(losses)[0]).all
             loss = tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
-        gradients = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
+            gradients = tape.gradient(
+                loss, [v.value for v in variables], unconnected_gradients="zero"
+            )
+        if not self.sync_batch_norm:
+            replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)
         self._mean_loss.update_state(losses)
         return self.compute_metrics(x, y, outputs.logits, weight)
@@ -105,7 +118,7 @@ class ArchitectureEvaluation(keras.Model):
     def test_step(self, data):
         """Evaluates with running statistics, without the auxiliary head."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        logits = self.network(x, training=False)
+        logits = self.network(replicas.never_empty(x), training=False)[: tf.shape(y)[0]]
         self._mean_loss.update_state(self.per_example_evaluation_loss(y, logits), weight)
         return self.compute_metrics(x, y, logits, weight)
 

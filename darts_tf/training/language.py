@@ -6,12 +6,13 @@ import math
 import keras
 import tensorflow as tf
 
+from darts_tf import replicas
 from darts_tf.losses import token_cross_entropy
 from darts_tf.networks.language_model import LanguageModel
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
-class LanguageModelTraining(keras.Model):
+class LanguageModelTraining(replicas.ReplicatedModel):
     """Trains a language model on consecutive windows of text.
 
     Loss of a step: the mean negative log-likelihood of the window's words, plus AR and TAR. The
@@ -60,7 +61,9 @@ class LanguageModelTraining(keras.Model):
         with tf.GradientTape() as tape:
             result = self.network.train_window(x)
             losses = token_cross_entropy(y, result.logits)
-            loss = tf.reduce_mean(losses) + result.penalty
+            # This replica's share of the global mean; the optimizer sums the shares.
+            rows = replicas.rows(tf.shape(x)[0])
+            loss = rows.share(tf.reduce_mean(losses) + result.penalty)
         gradients = tape.gradient(loss, [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
         self.optimizer.apply(gradients, variables)
@@ -70,7 +73,8 @@ class LanguageModelTraining(keras.Model):
     def test_step(self, data):
         """Adds a window to the mean."""
         x, y = data
-        losses = token_cross_entropy(y, self.network(x, training=False))
+        logits = self.network(replicas.never_empty(x), training=False)
+        losses = token_cross_entropy(y, logits[: tf.shape(y)[0]])
         # Word by word: of a matrix Keras would take the mean of each row first, and so weigh the
         # words of a short window more.
         self._mean_loss.update_state(tf.reshape(losses, [-1]))

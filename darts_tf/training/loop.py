@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from darts_tf import files
+from darts_tf import files, replicas
 from darts_tf.errors import InputError, StopRequested
 from darts_tf.training.callbacks import (
     MetricsLog,
@@ -25,6 +25,7 @@ from darts_tf.training.callbacks import (
     missing_epochs,
 )
 from darts_tf.training.checkpoints import Checkpoints, Position, Saving
+from darts_tf.training.distribution import StopOnDivergence, Workers
 from darts_tf.training.signals import Signals
 
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
@@ -145,8 +146,10 @@ def train(
 class _Training:
     def __init__(self, model, run: Run, optimizers, signals: Signals):
         self.model, self.run, self.signals = model, run, signals
+        self.workers = Workers(model.distribute_strategy)
         if hasattr(model, "build_metrics"):
-            model.build_metrics(run.batches.start(0, 0).element_spec)
+            with model.distribute_strategy.scope():
+                model.build_metrics(run.batches.start(0, 0).element_spec)
         state = [*model.variables, *model.metrics_variables]
         state += [v for optimizer in optimizers for v in optimizer.variables]
         self.checkpoints = Checkpoints(
@@ -154,6 +157,7 @@ class _Training:
             list({id(v): v for v in state}.values()),
             run.settings,
             run.saving.keep,
+            writes=self.workers.is_chief,
         )
 
     def run_all(self) -> Position:
@@ -161,6 +165,7 @@ class _Training:
         state = checkpoints.restore()
         begin = state.position if state else Position(0, 0)
         _check_records(run.folder, begin)
+        self.workers.check_alike(begin, checkpoints.folder)
         if begin.epoch >= run.epochs:
             return begin
         if state:
@@ -171,11 +176,13 @@ class _Training:
             [
                 keras.callbacks.LearningRateScheduler(run.schedule),
                 StopOnNotFinite(),
+                StopOnDivergence(),
                 # Before the records: what they add to an epoch's results is recorded.
                 *run.callbacks(begin.epoch),
                 MetricsLog(run.folder / METRICS, begin.epoch),
                 Progress(run.title, run.epochs),
-                _StopWithin(self.signals),
+                # Several workers stop only between steps, where they agree on it.
+                *([] if self.workers.several else [_StopWithin(self.signals)]),
             ],
             model=self.model,
         )
@@ -211,7 +218,8 @@ class _Training:
             callbacks.on_train_batch_begin(step)
             logs = model.train_function(self.iterator)
             callbacks.on_train_batch_end(step, logs)
-            if step + 1 < steps and run.clock() - self.saved_at >= 60 * run.saving.minutes:
+            due = run.clock() - self.saved_at >= 60 * run.saving.minutes
+            if step + 1 < steps and self.workers.any(due and self.workers.is_chief):
                 self.save(Position(epoch, step + 1))
         self.stop_if_asked(Position(epoch, steps))
         logs = {name: float(value) for name, value in model.get_metrics_result().items()}
@@ -226,8 +234,8 @@ class _Training:
         files.append(run.folder / TIMES, json.dumps(times))
 
     def iterate(self, dataset: tf.data.Dataset):
-        """An iterator over global batches."""
-        return iter(self.model.distribute_strategy.experimental_distribute_dataset(dataset))
+        """An iterator over global batches, dealt out to the replicas."""
+        return iter(replicas.distribute(self.model.distribute_strategy, dataset))
 
     def evaluate(self) -> dict[str, float]:
         """The results on the validation data."""
@@ -247,11 +255,11 @@ class _Training:
                 variable.assign(value)
 
     def stop_if_asked(self, position: Position) -> None:
-        """Saves and stops, if a signal came."""
-        if self.signals.received:
+        """Saves and stops, if a signal came to this worker or another."""
+        if self.workers.any(self.signals.received):
             if position not in (self.checkpoints.newest, Position(0, 0)):
                 self.save(position)
-            raise StopRequested(self.signals.received)
+            raise StopRequested(self.signals.received or "a signal to another worker")
 
     def save(self, position: Position) -> None:
         """Saves the present state."""

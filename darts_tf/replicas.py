@@ -1,0 +1,246 @@
+"""One global batch on several replicas: who has which examples, sums over all, models for it.
+
+A global batch of n examples is dealt out to R replicas in R consecutive parts, whose sizes differ
+by one at most: replica r has the examples from r * (n // R) + min(r, n % R) on. Every replica
+therefore knows where its examples stand in the global batch from n alone, and what is drawn at
+random for an example depends on the step and on this place, not on the number of replicas.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+SUM = tf.distribute.ReduceOp.SUM
+
+
+def count() -> int:
+    """Number of replicas that share the global batch; 1 outside a step of a strategy."""
+    if tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def total(value):
+    """The sum of a tensor, or of each of a structure of tensors, over the replicas."""
+    if count() == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce(SUM, value)
+
+
+class Rows(NamedTuple):
+    """Which rows of the global batch this replica has.
+
+    Attributes:
+        first: The first one's number.
+        own: How many it has.
+        all: How many the global batch has.
+    """
+
+    first: tf.Tensor
+    own: tf.Tensor
+    all: tf.Tensor
+
+    def of(self, whole: tf.Tensor) -> tf.Tensor:
+        """This replica's rows of a tensor with all rows."""
+        return whole if count() == 1 else whole[self.first : self.first + self.own]
+
+    def share(self, value: tf.Tensor) -> tf.Tensor:
+        """This replica's share of a global mean of which it has its own mean."""
+        if count() == 1:
+            return value
+        return value * (tf.cast(self.own, value.dtype) / tf.cast(self.all, value.dtype))
+
+    def whole(self, part: tf.Tensor) -> tf.Tensor:
+        """The tensor with all rows, of which each replica has a part: the inverse of `of`."""
+        if count() == 1:
+            return part
+        after = self.all - self.first - self.own
+        padding = [[self.first, after], *[[0, 0]] * (part.shape.rank - 1)]
+        return tf.ensure_shape(total(tf.pad(part, padding)), [None, *part.shape[1:]])
+
+
+def rows(own: tf.Tensor | int) -> Rows:
+    """The rows of this replica.
+
+    Args:
+        own: How many it has.
+    """
+    own = tf.convert_to_tensor(own, tf.int32)
+    if count() == 1:
+        return Rows(tf.zeros([], tf.int32), own, own)
+    # Not as an integer, which a GPU cannot sum; exact up to 2^24 examples.
+    of_all = tf.cast(total(tf.cast(own, tf.float32)), tf.int32)
+    replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+    return Rows(_first_row(replica, count(), of_all), own, of_all)
+
+
+def _first_row(part, parts: int, of_all):
+    return part * (of_all // parts) + tf.minimum(part, of_all % parts)
+
+
+def average(variables: list[keras.Variable]) -> None:
+    """Sets variables that each replica has changed by itself to their mean over the replicas.
+
+    Those that count are left as they are: all replicas count the same.
+    """
+    variables = [v for v in variables if keras.backend.is_float_dtype(v.dtype)]
+    if count() == 1 or not variables:
+        return
+    for variable, value in zip(variables, total([v.value for v in variables]), strict=True):
+        variable.assign(value / count())
+
+
+def _deals(strategy: tf.distribute.Strategy) -> bool:
+    several_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return several_workers or strategy.num_replicas_in_sync > 1
+
+
+def distribute(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset, *, may_be_empty: bool = False
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Deals out global batches to the replicas of a strategy.
+
+    Args:
+        strategy: The strategy.
+        batches: Global batches, nested structures of tensors (examples, ...); on every worker the
+            same.
+        may_be_empty: Whether a replica may get an empty part, as in an evaluation, which computes
+            nothing of it; else a batch must have an example for each replica.
+
+    Returns:
+        What `iter` gives the parts of; the data set itself if there is one replica, or if it is
+        dealt out already.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it comes to a batch that is too small.
+    """
+    parts = strategy.num_replicas_in_sync
+    if not _deals(strategy) or not isinstance(batches, tf.data.Dataset):
+        return batches
+
+    def of_worker(context):
+        local = parts // context.num_input_pipelines
+        return deal(batches, parts, context.input_pipeline_id * local, local, may_be_empty)
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def deal(
+    batches: tf.data.Dataset, parts: int, first: int, local: int, may_be_empty: bool = False
+) -> tf.data.Dataset:
+    """Some of the parts of every batch, one after another.
+
+    Args:
+        batches: Global batches.
+        parts: Into how many parts each is divided.
+        first: The first part that is wanted.
+        local: How many are.
+        may_be_empty: As for `distribute`.
+    """
+
+    def split(*batch):
+        batch = batch if len(batch) > 1 else batch[0]
+
+        def part(number):
+            def piece(tensor):
+                of_all = tf.shape(tensor)[0]
+                start, end = (_first_row(number + k, parts, of_all) for k in (0, 1))
+                return tensor[start:end]
+
+            return tf.nest.map_structure(piece, batch)
+
+        if not may_be_empty:
+            smallest = tf.reduce_min([tf.shape(t)[0] for t in tf.nest.flatten(batch)])
+            check = tf.debugging.assert_greater_equal(
+                smallest,
+                parts,
+                f"A training batch has fewer examples than there are replicas, {parts}. Take "
+                "another batch size, or leave out the smaller last batch.",
+            )
+            with tf.control_dependencies([check]):
+                batch = tf.nest.map_structure(tf.identity, batch)
+        return tf.data.Dataset.range(first, first + local, output_type=tf.int32).map(part)
+
+    dealt = batches.flat_map(split)
+    known = int(batches.cardinality())
+    if known != tf.data.UNKNOWN_CARDINALITY:
+        cardinality = known if known == tf.data.INFINITE_CARDINALITY else known * local
+        dealt = dealt.apply(tf.data.experimental.assert_cardinality(cardinality))
+    return dealt.prefetch(2 * local)
+
+
+class ReplicatedModel(keras.Model):
+    """A model whose `fit` and `evaluate` deal global batches out to the replicas of any strategy.
+
+    Keras' own deal out unevenly, so that a replica may have nothing, and do not run on several
+    workers. A subclass is built when it is made.
+    """
+
+    def build_metrics(self, element_spec) -> None:
+        """Makes the metrics' variables, from what a batch is; nothing where they are there."""
+
+    def fit(self, x=None, *arguments, **options):
+        """As `keras.Model.fit`; a data set must have global batches."""
+        options = dict(options)
+        if options.get("validation_data") is not None:
+            options["validation_data"] = self._dealt(options["validation_data"], may_be_empty=True)
+        return super().fit(self._dealt(x), *arguments, **options)
+
+    def evaluate(self, x=None, *arguments, **options):
+        """As `keras.Model.evaluate`; every example counts once on any number of replicas."""
+        return super().evaluate(self._dealt(x, may_be_empty=True), *arguments, **options)
+
+    def make_train_function(self, force=False):
+        """Compiles `train_step` for all replicas."""
+        if not _deals(self.distribute_strategy):
+            return super().make_train_function(force)
+        if self.train_function is None or force:
+            self.train_function = self._on_all_replicas(self.train_step)
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        """Compiles `test_step` for all replicas."""
+        if not _deals(self.distribute_strategy):
+            return super().make_test_function(force)
+        if self.test_function is None or force:
+            self.test_function = self._on_all_replicas(self.test_step)
+        return self.test_function
+
+    def _dealt(self, data, may_be_empty=False):
+        strategy = self.distribute_strategy
+        if not _deals(strategy) or not isinstance(data, tf.data.Dataset):
+            return data
+        with strategy.scope():  # a replica cannot make variables
+            self.build_metrics(data.element_spec)
+        return distribute(strategy, data, may_be_empty=may_be_empty)
+
+    def _on_all_replicas(self, step):
+        """A step as a function of an iterator over parts."""
+        strategy, compiled = self.distribute_strategy, {}
+
+        def on_all(data):
+            names = strategy.run(step, args=(data,))
+            # A replica's results are those of its own examples; these are of all.
+            results = self.get_metrics_result()
+            return {name: results[name] for name in names}
+
+        def of_iterator(iterator):
+            if self.run_eagerly:
+                return on_all(next(iterator))
+            spec = iterator.element_spec  # of any number of examples: parts differ in it
+            if spec not in compiled:
+                compiled[spec] = tf.function(on_all, input_signature=[spec], autograph=False)
+            return compiled[spec](next(iterator))
+
+        return of_iterator
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: it is built. (Keras' own cannot take parts of different sizes.)"""
+
+
+def never_empty(examples: tf.Tensor) -> tf.Tensor:
+    """Examples, or one of zeros if there is none; what is computed of that one is to be cut off."""
+    missing = tf.cast(tf.equal(tf.shape(examples)[0], 0), tf.int32)
+    padded = tf.pad(examples, [[0, missing], *[[0, 0]] * (examples.shape.rank - 1)])
+    return tf.ensure_shape(padded, [None, *examples.shape[1:]])
