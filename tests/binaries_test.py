@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import types
 
 import numpy as np
 import pytest
@@ -12,7 +11,19 @@ from absl import flags
 
 from darts_tf import data, genotype
 from darts_tf.bin import export, pipeline, search_cnn, toy_bilevel, train_cnn
-from tests.programs import FLAGS, ROOT, alphas, contents, run, store_cifar10, store_imagenet
+from tests.programs import (
+    FLAGS,
+    alphas,
+    at_the_root,
+    contents,
+    finished,
+    rows,
+    run,
+    store_cifar10,
+    store_imagenet,
+)
+
+__all__ = ["at_the_root"]  # pytest finds the fixture by its name here
 
 RUN_BY = {
     "compare_orders_cifar10.flags": "test_the_pipeline_on_another_data_set",
@@ -36,14 +47,6 @@ TINY_PIPELINE = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def at_the_root():
-    """Flagfiles name each other from the root of the checkout."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        yield
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A folder with tiny data sets that are called cifar10 and imagenet2012."""
@@ -56,18 +59,6 @@ def prepared(tmp_path_factory):
 def flagfile(name):
     assert name in RUN_BY
     return f"--flagfile={FLAGS / name}"
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def finished(program, folder, *arguments):
-    """A finished run: its folder and the command that made it."""
-    command = (*arguments, f"--workdir={folder}")
-    assert run(program, *command) == 0
-    return types.SimpleNamespace(folder=folder, command=command, program=program)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,11 @@
 """What the tests of the programs share: running one in this process, and tiny data sets."""
 
+import json
 import pathlib
+import types
 
 import numpy as np
+import pytest
 
 from darts_tf.bin import common
 from tests.data_images_test import part, pictures, store
@@ -16,6 +19,27 @@ def run(program, *arguments):
     return common.run(
         program.__doc__, program.define_flags, program.main, [str(a) for a in arguments]
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_the_root():
+    """For a module that imports it: flagfiles name each other from the root of the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
+
+
+def rows(folder):
+    """The objects of a work folder's metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def finished(program, folder, *arguments):
+    """A finished run: its folder and the command that made it."""
+    command = (*arguments, f"--workdir={folder}")
+    assert run(program, *command) == 0
+    return types.SimpleNamespace(folder=folder, command=command, program=program)
 
 
 def store_cifar10(root, count=16):

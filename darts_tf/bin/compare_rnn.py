@@ -4,10 +4,11 @@
         --data_dir=... --workdir=...
 
 Each kind of cell is trained with every one of --learning_rates and the first seed, and then, at the
-rate with the best validation perplexity, with the other seeds. A seed decides initial values,
-windows and dropout, and which random cell is drawn. Everything else is the same for all, but for
-the LSTM's width, which gives it about as many weights. Every training has a folder of its own in
-the work folder, as of train_rnn; results are in comparison.json.
+rate with the best validation perplexity, with the other seeds; a rate at which it diverges is
+passed over. A seed decides initial values, windows and dropout, and which random cell is drawn.
+Everything else is the same for all, but for the LSTM's width, which gives it about as many weights.
+Every training has a folder of its own in the work folder, as of train_rnn; results are in
+comparison.json.
 """
 
 import dataclasses
@@ -102,7 +103,12 @@ def compare(
     Returns:
         What comparison.json says of it: the chosen rate, perplexities with mean and standard
         deviation over the seeds, and the validation perplexity of each rate.
+
+    Raises:
+        NotFinite: All rates diverge, or the chosen one with another seed.
     """
+
+    from darts_tf.training.callbacks import NotFinite
 
     def trained(rate, seed):
         at = dataclasses.replace(settings, learning_rate=rate, seed=seed)
@@ -112,15 +118,27 @@ def compare(
 
     from darts_tf.training import loop
 
-    first = {rate: trained(rate, settings.seed) for rate in rates}
-    rate = min(rates, key=lambda rate: first[rate]["valid_perplexity"])
+    first = {}
+    for rate in rates:
+        try:
+            first[rate] = trained(rate, settings.seed)
+        except NotFinite as error:
+            print(error, flush=True)
+    if not first:
+        raise NotFinite(
+            f"The {kind} cell diverged with every learning rate. Received: --learning_rates="
+            f"{','.join(f'{rate:g}' for rate in rates)}. Give lower ones."
+        )
+    rate = min(first, key=lambda rate: first[rate]["valid_perplexity"])
     others = range(settings.seed + 1, settings.seed + seeds)
     runs = [first[rate], *(trained(rate, seed) for seed in others)]
     result = {
         "kind": kind,
         "weights": runs[0]["weights"],
         "learning_rate": rate,
-        "rates_tried": {f"{r:g}": first[r]["valid_perplexity"] for r in rates},
+        "rates_tried": {
+            f"{r:g}": first[r]["valid_perplexity"] if r in first else "diverged" for r in rates
+        },
     }
     for part in ("valid", "test"):
         found = [run[f"{part}_perplexity"] for run in runs]
