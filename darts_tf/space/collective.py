@@ -10,7 +10,6 @@ one order: one replica would wait for a sum that the other has not begun.
 import contextlib
 import contextvars
 import itertools
-import weakref
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -18,15 +17,17 @@ import tensorflow as tf
 from darts_tf.space.tracing import replicas
 
 GROUP = 0x0DA275
-"""The group of all replicas; a strategy's own groups count from 1."""
+"""With the number of replicas, the key of their group; a strategy's own keys count from 1."""
 
-SUMS_OF_A_CALL = 2**14
+SUMS_OF_A_CALL = 2**10
+"""More than stand in the function of a block, with its gradients; those of a mixed operation have
+some fifty."""
 
 Call = tuple[tf.Tensor, tf.Tensor]
 """What a function is called with: the number of the call and its resource."""
 
 _within: contextvars.ContextVar[tuple | None] = contextvars.ContextVar("within", default=None)
-_calls: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_calls: dict[str, Iterator[int]] = {}
 
 
 def next_call() -> Call | None:
@@ -38,8 +39,8 @@ def next_call() -> Call | None:
         return None
     # Of a variable that nobody makes: the graph only looks at who names it.
     resource = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="darts_tf_order")
-    of_replica = _calls.setdefault(resource.graph, {})
-    number = next(of_replica.setdefault(resource.device, itertools.count()))
+    # Counted over all graphs of the process: a number that two of them share is an error.
+    number = next(_calls.setdefault(resource.device, itertools.count()))
     return tf.constant(SUMS_OF_A_CALL * number), resource
 
 
@@ -71,7 +72,7 @@ def _sum(value, count, call, resource, sums):
         total = tf.raw_ops.CollectiveReduceV2(
             input=value,
             group_size=count,
-            group_key=GROUP,
+            group_key=GROUP + count,
             instance_key=call + next(sums),
             ordering_token=[resource],
             merge_op="Add",
