@@ -15,6 +15,7 @@ from darts_tf import genotype
 from darts_tf.bin import (
     benchmark,
     common,
+    compare_rnn,
     export,
     images,
     pipeline,
@@ -39,8 +40,8 @@ from tests.programs import run
 PROGRAMS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        benchmark, export, pipeline, plot, search_cnn, search_rnn, soak, toy_bilevel, train_cnn,
-        train_rnn, verify,
+        benchmark, compare_rnn, export, pipeline, plot, search_cnn, search_rnn, soak, toy_bilevel,
+        train_cnn, train_rnn, verify,
     )
 }  # fmt: skip
 
