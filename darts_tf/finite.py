@@ -154,7 +154,7 @@ class FirstNotFinite:
         checks = [
             dataclasses.replace(c, tensors=floats)
             for c in checks
-            if (floats := [t for t in c.tensors if t.dtype.is_floating])
+            if (floats := [t for t in map(tf.convert_to_tensor, c.tensors) if t.dtype.is_floating])
         ]
         # The tensors are of this trace; what is said of them is not.
         self._checks = [dataclasses.replace(c, tensors=(), rows=None) for c in checks]
