@@ -81,8 +81,8 @@ def batch_checks(name: str, x, y, weight, rows: replicas.Rows) -> list[Check]:
     """
     labels = [*tf.nest.flatten(y), *([] if weight is None else [weight])]
     return [
-        Check(f"{part} of the {name} batch", tensors, rows, advice=EXAMPLE)
-        for part, tensors in (("inputs", tf.nest.flatten(x)), ("labels", labels))
+        Check(f"inputs of the {name} batch", tf.nest.flatten(x), rows, advice=EXAMPLE),
+        Check(f"labels of the {name} batch", labels, rows, advice=EXAMPLE),
     ]
 
 

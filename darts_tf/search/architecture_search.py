@@ -240,7 +240,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         for name, batch in (("training", train), ("validation", validation)):
             rows = replicas.rows(tf.shape(batch[1])[0])
             checks += finite.batch_checks(name, *batch, rows)
-        training, validation = (f"loss of the {name} batch" for name in ("training", "validation"))
+        training, validation = "loss of the training batch", "loss of the validation batch"
         after = [[tf.convert_to_tensor(v) for v in variables] for variables in (alphas, weights)]
         return [
             *checks,
