@@ -106,7 +106,7 @@ def compare(
         NotFinite: All rates diverge, or the chosen one with another seed.
     """
 
-    from darts_tf.training.callbacks import NotFinite
+    from darts_tf.training.guards import NotFinite
 
     def trained(rate, seed):
         at = dataclasses.replace(settings, learning_rate=rate, seed=seed)
