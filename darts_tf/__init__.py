@@ -26,9 +26,9 @@ _HOMES = {
         "GenotypeFile",
         "MetricsLog",
         "Progress",
-        "StopOnNotFinite",
     ],
     "darts_tf.training.evaluation": ["ArchitectureEvaluation"],
+    "darts_tf.training.guards": ["StopOnNotFinite"],
     "darts_tf.training.language": ["LanguageModelTraining"],
     "darts_tf.training.optimizers": ["SGD", "Adam", "cosine_schedule", "exponential_schedule"],
 }

@@ -15,6 +15,7 @@ from darts_tf import genotype
 from darts_tf.bin import (
     benchmark,
     common,
+    compare_rnn,
     export,
     images,
     pipeline,
@@ -33,14 +34,15 @@ from darts_tf.bin import (
 )
 from darts_tf.data import Vocabulary
 from darts_tf.errors import InputError
+from darts_tf.training import distribution
 from tests.mutations import mutated, mutated_json, repeatable
 from tests.programs import run
 
 PROGRAMS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        benchmark, export, pipeline, plot, search_cnn, search_rnn, soak, toy_bilevel, train_cnn,
-        train_rnn, verify,
+        benchmark, compare_rnn, export, pipeline, plot, search_cnn, search_rnn, soak, toy_bilevel,
+        train_cnn, train_rnn, verify,
     )
 }  # fmt: skip
 
@@ -337,6 +339,29 @@ def test_a_damaged_description_of_data_is_read_as_it_says_or_refused(content, tm
         assert np.isfinite(np.array(found[name], np.float32)).all()
     assert min(found["standard_deviation"]) > 0
     assert all(isinstance(name, str) for name in found["class_names"])
+
+
+PLACE = json.dumps(
+    {
+        "cluster": {"chief": ["10.0.0.1:2222"], "worker": ["first.host:12345", "b:1"]},
+        "task": {"type": "worker", "index": 1},
+    }
+).encode()
+
+
+@repeatable(700)
+@given(content=mutated((PLACE,)) | mutated_json((PLACE,), ("a:1", "a:0", "chief", ["a:1"], 5)))
+def test_a_damaged_tf_config_names_a_worker_or_is_refused(content):
+    text_of_it = content.decode(errors="surrogateescape")
+    try:
+        distribution.check_tf_config(text_of_it)
+    except InputError as error:
+        assert "TF_CONFIG" in str(error) and len(str(error)) < 1500
+        return
+    place = json.loads(text_of_it)
+    addresses = place["cluster"][place["task"]["type"]]
+    host, _, port = addresses[place["task"]["index"]].rpartition(":")
+    assert host and 0 < int(port) < 65536 and place["task"]["index"] >= 0
 
 
 def test_memory_that_is_not_there_is_an_error_in_a_line(monkeypatch, tmp_path, capsys):

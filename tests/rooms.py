@@ -14,11 +14,15 @@ MAY_IMPORT = {
     "losses": {"errors"},
     "reading": {"errors"},
     "replicas": {"errors"},
+    "finite": {"replicas"},
     "genotype": {"errors", "files", "reading"},
     "space": {"errors", "genotype"},
     "networks": {"errors", "replicas", "genotype", "space"},
-    "search": {"errors", "losses", "replicas", "genotype", "space"},
-    "training": {"errors", "files", "losses", "replicas", "genotype", "space", "networks"},
+    "search": {"errors", "losses", "replicas", "finite", "genotype", "space"},
+    "training": {
+        *("errors", "files", "losses", "reading", "replicas", "finite", "genotype", "space"),
+        "networks",
+    },
     "data": {"errors", "reading"},
     "report": {
         *("errors", "files", "losses", "replicas", "genotype", "space", "networks", "search"),

@@ -16,9 +16,7 @@ from darts_tf.training.callbacks import (
     DropPathSchedule,
     GenotypeFile,
     MetricsLog,
-    NotFinite,
     Progress,
-    StopOnNotFinite,
     duration,
 )
 
@@ -236,50 +234,3 @@ def test_progress_prints_to_standard_output_during_fit(capsys):
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
-
-
-# --------------------------------------------------------------------------------------- guards
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_placed():
-    x, y = zeros(8)
-    y[5] = np.nan  # with two examples a step this is the third step
-    seen = []
-    count = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: seen.append(batch)
-    )
-    with pytest.raises(NotFinite, match=r"^loss became nan in epoch \d+, between steps 2 and 3\. "):
-        line_model().fit(
-            x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[count, StopOnNotFinite()]
-        )
-    assert seen == [0, 1, 2]
-
-
-def test_a_metric_of_the_epoch_that_is_not_finite_ends_the_run():
-    x, y = zeros(4)
-    validation = x, np.full_like(y, np.inf)
-    with pytest.raises(NotFinite, match="val_loss became inf .* between steps 0 and end"):
-        line_model().fit(x, y, validation_data=validation, verbose=0, callbacks=[StopOnNotFinite()])
-
-
-def test_alphas_are_looked_at_once_in_a_window():
-    normal, reduce = alphas()
-    supernet = types.SimpleNamespace(architecture_parameters=[normal, reduce])
-    guard = attached(StopOnNotFinite(window=4), supernet=supernet)
-    guard.on_epoch_begin(7)
-    for batch in range(4):
-        guard.on_train_batch_end(batch, {"loss": 1.0})
-    reduce.assign(np.full(reduce.shape, np.nan))
-    for batch in range(4, 7):
-        guard.on_train_batch_end(batch, {"loss": 1.0})
-    with pytest.raises(NotFinite, match="alphas_reduce became not finite .* between steps 4 and 8"):
-        guard.on_train_batch_end(7, {"loss": 1.0})
-    guard.on_epoch_begin(8)
-    with pytest.raises(
-        NotFinite, match="alphas_reduce .* between steps 0 and end.*kept. Lower the"
-    ):
-        guard.on_epoch_end(8, {})
-
-
-def test_not_finite_is_an_error_that_the_user_can_mend():
-    assert issubclass(NotFinite, InputError)

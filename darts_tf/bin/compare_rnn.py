@@ -12,7 +12,6 @@ comparison.json.
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import sys
@@ -20,6 +19,7 @@ import sys
 from absl import flags
 
 from darts_tf import genotype as genotypes
+from darts_tf import reading
 from darts_tf.bin import common, search_rnn, text, train_rnn, work_folder
 from darts_tf.errors import InputError
 
@@ -108,7 +108,7 @@ def compare(
         NotFinite: All rates diverge, or the chosen one with another seed.
     """
 
-    from darts_tf.training.callbacks import NotFinite
+    from darts_tf.training.guards import NotFinite
 
     def trained(rate, seed):
         at = dataclasses.replace(settings, learning_rate=rate, seed=seed)
@@ -162,7 +162,8 @@ def train(
 ) -> dict:
     """One training: its final figures; those of a finished one are read."""
     if (folder / "metrics.json").exists():
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        remedy = "Remove that file to have this training done again."
+        return reading.read_object(folder / "metrics.json", "final figures", remedy)
     import keras
 
     from darts_tf.networks import language, lstm

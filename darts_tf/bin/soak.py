@@ -8,6 +8,8 @@ memory every 200 steps. Exit code 0 if it stays within --limit_mb of the level a
 else 1.
 """
 
+import contextlib
+import os
 import pathlib
 import sys
 import tempfile
@@ -77,7 +79,7 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
     from darts_tf.data.sources import channel_statistics
     from darts_tf.training import loop
 
-    process, levels = psutil.Process(), []
+    process, levels, shown = psutil.Process(), [], sys.stdout
 
     class Memory(keras.callbacks.Callback):
         """Prints and keeps the resident memory."""
@@ -89,7 +91,7 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
             self.done += 1
             if self.done % every == 0:
                 levels.append(process.memory_info().rss / 2**20)
-                print(f"step {self.done:<6} {levels[-1]:.1f} MB", flush=True)
+                print(f"step {self.done:<6} {levels[-1]:.1f} MB", file=shown, flush=True)
 
     keras.utils.set_random_seed(0)
     generator = np.random.default_rng(0)
@@ -124,7 +126,9 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
             Memory(),
         ],
     )
-    loop.train(model, run, [model.optimizer, model.arch_optimizer])
+    # Without the line of each epoch.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        loop.train(model, run, [model.optimizer, model.arch_optimizer])
     return levels
 
 

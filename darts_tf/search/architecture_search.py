@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from darts_tf import replicas
+from darts_tf import finite, replicas
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.finite import Check, FirstNotFinite, variables_of
 from darts_tf.losses import per_example
 from darts_tf.search import bilevel
 from darts_tf.space.tracing import gradients_of, local_statistics
@@ -81,6 +82,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         self.clip_virtual_step = clip_virtual_step
         self._train_loss = keras.metrics.Mean(name="loss")
         self._validation_loss = keras.metrics.Mean(name="arch_loss")
+        self.first_not_finite = FirstNotFinite()
         self.built = True
 
     def call(self, x, training=False):
@@ -166,7 +168,8 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         variables = self.supernet.network_parameters
         w = _flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        train_loss = self.loss_function(train, replicas.total)
+        step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
+        train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
         streams = getattr(self.supernet, "stream_state", [])
         own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
         kept = {}  # what the validation pass leaves in the variables of its stream
@@ -210,9 +213,53 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             counterpart.assign(kept[id(variable)])
         self.optimizer.apply(g, variables)
 
+        computed = (virtual_losses[:1], gradient, passed.loss, g)
+        self.first_not_finite.look(step, self._checks(train, validation, began, *computed), rows)
         self._update_loss(self._train_loss, passed.loss, train)
         self._update_loss(self._validation_loss, gradient.validation_loss, validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
+
+    def _checks(self, train, validation, began, virtual_losses, gradient, loss, g) -> list[Check]:
+        """What a step has read and computed, in its order."""
+        weights, alphas = self.supernet.network_parameters, self.supernet.architecture_parameters
+        of_weights = {"variables": variables_of(weights)}
+        of_alphas = {"variables": variables_of(alphas)}
+        if self.order == "first":
+            losing, deriving = "Look at the validation examples, and lower {}.", finite.GRADIENT
+        else:
+            losing = "It is computed after the virtual step: lower {}, which is its length."
+            deriving = "Lower {}, and see whether order='first' has it too."
+        losing, deriving = (
+            s.format("the learning rate of the weights") for s in (losing, deriving)
+        )
+        outside = {"decides": False, "advice": finite.OUTSIDE}
+        checks = [
+            Check("weights with which the step began", [began[0]], **of_weights, **outside),
+            Check("alphas with which the step began", began[1], **of_alphas, **outside),
+        ]
+        for name, batch in (("training", train), ("validation", validation)):
+            rows = replicas.rows(tf.shape(batch[1])[0])
+            checks += finite.batch_checks(name, *batch, rows)
+        training, validation = "loss of the training batch", "loss of the validation batch"
+        after = [[tf.convert_to_tensor(v) for v in variables] for variables in (alphas, weights)]
+        return [
+            *checks,
+            Check(training, virtual_losses, advice=finite.LOSS),
+            Check(validation, [gradient.validation_loss], advice=losing),
+            Check(
+                "gradient of the alphas",
+                gradient.alphas,
+                **of_alphas,
+                decides=False,
+                advice=deriving,
+            ),
+            Check("alphas", after[0], **of_alphas, advice="Lower the learning rate of the alphas."),
+            Check(training, [loss], advice=finite.LOSS),
+            Check(
+                "gradient of the weights", g, **of_weights, decides=False, advice=finite.GRADIENT
+            ),
+            Check("weights", after[1], **of_weights, advice=finite.WEIGHTS),
+        ]
 
     def test_step(self, data):
         """Evaluates the supernet with running statistics."""
@@ -369,6 +416,19 @@ class _Pass:
     outputs: tf.Tensor
     state: list[tf.Tensor]
     added: list[tf.Tensor]
+
+
+def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:
+    """The same loss, and a list that its values come into."""
+    values = []
+
+    def noting(w, alphas):
+        values.append(loss(w, alphas))
+        return values[-1]
+
+    if hasattr(loss, "along"):
+        noting.along = loss.along
+    return noting, values
 
 
 def _flatten(tensors: list[tf.Tensor]) -> tf.Tensor:

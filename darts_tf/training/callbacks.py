@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import pathlib
 import sys
@@ -235,57 +234,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-class NotFinite(InputError):
-    """A loss or the alphas became NaN or infinite."""
-
-
-class StopOnNotFinite(keras.callbacks.Callback):
-    """Ends the run when the loss, another metric or the alphas become NaN or infinite.
-
-    Args:
-        window: Steps between two looks at the alphas; the metrics are looked at in every step.
-
-    Raises:
-        NotFinite: Naming what became bad, and between which steps of which epoch.
-    """
-
-    def __init__(self, window: int = 10):
-        super().__init__()
-        self.window = window
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Remembers where it is."""
-        self._epoch, self._checked = epoch, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Looks at the metrics, and at the alphas every `window` steps."""
-        for name, value in (logs or {}).items():
-            if not math.isfinite(value):
-                self._stop(name, value, batch, batch + 1)
-        if (batch + 1) % self.window == 0:
-            self._look_at_alphas(batch + 1)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Looks at everything once more."""
-        checked = self._checked
-        self._look_at_alphas("end")
-        for name, value in (logs or {}).items():
-            if not math.isfinite(value):
-                self._stop(name, value, checked, "end")
-
-    def _look_at_alphas(self, step):
-        supernet = getattr(self.model, "supernet", None)
-        for variable in supernet.architecture_parameters if supernet else ():
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                self._stop(variable.name, "not finite", self._checked, step)
-        self._checked = step
-
-    def _stop(self, name, value, first, last):
-        raise NotFinite(
-            f"{name} became {value} in epoch {self._epoch + 1}, between steps {first} and {last}. "
-            "The last state "
-            "that was saved before is kept. Lower the learning rate, clip the gradient "
-            "harder, or look for bad examples in the data."
-        )

@@ -24,6 +24,7 @@ import numpy as np
 
 from darts_tf import files
 from darts_tf.errors import InputError
+from darts_tf.reading import parse_json
 
 FORMAT = 1
 SUFFIX = ".checkpoint"
@@ -125,7 +126,7 @@ class Checkpoints:
             digest.update(part)
         head = b"%s %d %s %d\n" % (_NAME, FORMAT, digest.hexdigest().encode(), total)
         files.make_folder(self.folder)
-        path = self.folder / f"{position.epoch:06d}-{position.step:08d}{SUFFIX}"
+        path = self.folder / _file_name(position)
         with files.replacing(path, len(head) + total) as partial, open(partial, "wb") as file:
             for part in (head, *parts):
                 file.write(part)
@@ -205,12 +206,17 @@ class Checkpoints:
             raise Unusable("is damaged: its checksum differs")
         try:
             end = content.index(b"\n") + 1
-            manifest = json.loads(content[:end])
+            manifest = parse_json(content[:end].decode(), "its second line")
             position = Position(manifest["epoch"], manifest["step"])
             seconds, settings = manifest["seconds"], manifest["settings"]
             shapes = manifest["variables"]
+            whole = all(type(number) is int and number >= 0 for number in position)
+            if not (whole and type(seconds) in (int, float) and isinstance(settings, dict)):
+                raise TypeError
         except (ValueError, KeyError, TypeError) as error:
             raise Unusable("is damaged: it does not say what it holds") from error
+        if path.name != _file_name(position):
+            raise Unusable(f"is of another place in the run, and was named {_file_name(position)}")
         if settings != self.settings:
             raise Unusable(f"is of other flags: {_difference(settings, self.settings)}")
         if shapes != described or there != end + sum(sizes):
@@ -222,6 +228,10 @@ class Checkpoints:
         return State(position, seconds, values)
 
 
+def _file_name(position: Position) -> str:
+    return f"{position.epoch:06d}-{position.step:08d}{SUFFIX}"
+
+
 def _text(word: bytes) -> str:
     return word.decode("ascii", "backslashreplace")
 
@@ -229,6 +239,7 @@ def _text(word: bytes) -> str:
 def _difference(saved: Mapping, own: Mapping) -> str:
     """The first settings that differ."""
     names = [n for n in sorted({*saved, *own}) if saved.get(n) != own.get(n)]
-    return ", ".join(
+    text = ", ".join(
         f"{n} was {saved.get(n, 'not set')}, now {own.get(n, 'not set')}" for n in names[:3]
     )
+    return " ".join(text.split())[:300]

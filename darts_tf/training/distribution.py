@@ -3,8 +3,8 @@
 What a global batch is and how it is dealt out: `darts_tf.replicas`.
 """
 
-import json
 import os
+import re
 from collections.abc import Mapping
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.reading import parse_json
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
@@ -77,8 +78,8 @@ def check_tf_config(text: str | None) -> None:
     if not text:
         raise wrong("which is not set")
     try:
-        config = json.loads(text)
-    except ValueError as error:
+        config = parse_json(text, "it")
+    except InputError as error:
         raise wrong(f"which is not JSON ({error}): {text[:200]}") from error
     cluster, task = (
         config.get(name) if isinstance(config, Mapping) else None for name in ("cluster", "task")
@@ -103,7 +104,7 @@ def check_tf_config(text: str | None) -> None:
 
 def _is_address(address) -> bool:
     host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+    return bool(host and re.fullmatch("[0-9]{1,5}", port)) and 0 < int(port) < 65536
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from darts_tf import replicas
+from darts_tf import finite, replicas
 from darts_tf.errors import InputError
 from darts_tf.losses import per_example
 from darts_tf.space.tracing import local_statistics
@@ -41,6 +41,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         # Named as Keras' own tracker, whose place it takes in the results: that one is fed only by
         # Keras' train_step.
         self._mean_loss = keras.metrics.Mean(name="loss")
+        self.first_not_finite = finite.FirstNotFinite()
         self.built = True
 
     def call(self, x, training=False):
@@ -95,6 +96,8 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         """One step of the weights."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        began = [tf.convert_to_tensor(v) for v in variables]
         with local_statistics(not self.sync_batch_norm), tf.GradientTape() as tape:
             outputs = self.network.forward(x, training=True)
             losses = self.per_example_loss(y, outputs.logits)
@@ -104,14 +107,21 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
             if weight is not None:
                 losses *= tf.cast(weight, losses.dtype)
             # This replica's share of the mean over the global batch; the optimizer sums the shares.
-            count = replicas.rows(tf.shape(losses)[0]).all
-            loss = tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
+            rows = replicas.rows(tf.shape(losses)[0])
+            loss = tf.reduce_sum(losses) / tf.cast(rows.all, losses.dtype)
             gradients = tape.gradient(
                 loss, [v.value for v in variables], unconnected_gradients="zero"
             )
         if not self.sync_batch_norm:
             replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)
+        checks = [
+            *finite.batch_checks("training", x, y, weight, rows),
+            finite.Check("loss of the training batch", [losses], rows, advice=finite.LOSS),
+        ]
+        self.first_not_finite.look(
+            step, finite.step_checks(variables, began, checks, gradients), rows
+        )
         self._mean_loss.update_state(losses)
         return self.compute_metrics(x, y, outputs.logits, weight)
 

@@ -6,7 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
-from darts_tf import replicas
+from darts_tf import finite, replicas
 from darts_tf.losses import token_cross_entropy
 from darts_tf.networks.language_model import LanguageModel
 
@@ -36,6 +36,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         super().__init__(name=name)
         self.network = network
         self._mean_loss = keras.metrics.Mean(name="loss")
+        self.first_not_finite = finite.FirstNotFinite()
         self.built = True
 
     def call(self, x, training=False):
@@ -58,6 +59,8 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         """One step of the weights."""
         x, y = data
         variables = self.network.trainable_variables
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        began = [tf.convert_to_tensor(v) for v in variables]
         with tf.GradientTape() as tape:
             result = self.network.train_window(x)
             losses = token_cross_entropy(y, result.logits)
@@ -67,6 +70,14 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         gradients = tape.gradient(loss, [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
         self.optimizer.apply(gradients, variables)
+        name = "loss of the training batch"
+        checks = [
+            finite.Check(name, [losses], rows, advice=finite.LOSS),  # of each row of the window
+            finite.Check(name, [result.penalty], advice=finite.LOSS),
+        ]
+        self.first_not_finite.look(
+            step, finite.step_checks(variables, began, checks, gradients), rows
+        )
         self._mean_loss.update_state(tf.reshape(losses, [-1]))
         return {"loss": self._mean_loss.result()}
 

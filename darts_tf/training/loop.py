@@ -17,15 +17,10 @@ import tensorflow as tf
 
 from darts_tf import files, replicas
 from darts_tf.errors import InputError, StopRequested
-from darts_tf.training.callbacks import (
-    MetricsLog,
-    Progress,
-    StopOnNotFinite,
-    keep_epochs,
-    missing_epochs,
-)
+from darts_tf.training.callbacks import MetricsLog, Progress, keep_epochs, missing_epochs
 from darts_tf.training.checkpoints import Checkpoints, Position, Saving
 from darts_tf.training.distribution import StopOnDivergence, Workers
+from darts_tf.training.guards import StopOnNotFinite
 from darts_tf.training.signals import Signals
 
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
@@ -136,7 +131,8 @@ def train(
 
     Raises:
         StopRequested: A signal asked to stop. The state after the last step is saved.
-        NotFinite: A loss or the alphas became NaN or infinite.
+        NotFinite: Data, a loss, a gradient, alphas or weights became NaN or infinite; no checkpoint
+            holds it.
         InputError: No checkpoint can be used, or a file cannot be written.
     """
     with Signals() as signals:
@@ -152,6 +148,7 @@ class _Training:
                 model.build_metrics(run.batches.start(0, 0).element_spec)
         state = [*model.variables, *model.metrics_variables]
         state += [v for optimizer in optimizers for v in optimizer.variables]
+        self.guard = StopOnNotFinite()
         self.checkpoints = Checkpoints(
             run.folder / "checkpoints",
             list({id(v): v for v in state}.values()),
@@ -175,7 +172,7 @@ class _Training:
         self.callbacks = keras.callbacks.CallbackList(
             [
                 keras.callbacks.LearningRateScheduler(run.schedule),
-                StopOnNotFinite(),
+                self.guard,
                 StopOnDivergence(),
                 # Before the records: what they add to an epoch's results is recorded.
                 *run.callbacks(begin.epoch),
@@ -262,7 +259,8 @@ class _Training:
             raise StopRequested(self.signals.received or "a signal to another worker")
 
     def save(self, position: Position) -> None:
-        """Saves the present state."""
+        """Saves the present state, if it is a good one."""
+        self.guard.check(self.checkpoints.variables)
         seconds = self.run.clock() - self.epoch_begin if position.step else 0.0
         self.checkpoints.save(position, seconds)
         self.saved_at = self.run.clock()
