@@ -144,13 +144,17 @@ class FirstNotFinite:
         self._by_example: list[bool] = []
 
     def look(self, step: tf.Tensor, checks: Sequence[Check], rows: replicas.Rows) -> None:
-        """Looks at a step; part of its graph.
+        """Looks at a step; part of its graph. Of several replicas it does not look at any.
+
+        (They would have to agree on what was first, by one more exchange in every step.)
 
         Args:
             step: The number of steps that were done before.
-            checks: In the order in which they were computed; of each replica its own part.
-            rows: Those of this replica's training batch.
+            checks: In the order in which they were computed.
+            rows: Those of the training batch.
         """
+        if replicas.count() > 1:
+            return
         checks = [
             dataclasses.replace(c, tensors=floats)
             for c in checks
@@ -163,7 +167,6 @@ class FirstNotFinite:
         check, number = tf.cond(
             tf.reduce_all(good), lambda: (_none(), _none()), lambda: _first(checks)
         )
-        check, number = _of_all_replicas(check, number)
         old = tf.convert_to_tensor(self._record)
         first = (old[1] < 0) & (check >= 0)
         new = tf.where(first, tf.stack([tf.cast(step, tf.int64), check, number]), old[:3])
@@ -223,18 +226,3 @@ def _first(checks: Sequence[Check]) -> tuple[tf.Tensor, tf.Tensor]:
         for b, c in zip(bad, checks, strict=True)
     ]
     return check, tf.gather(numbers, check)
-
-
-def _of_all_replicas(check: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The earliest check of any replica, with its number there."""
-    count = replicas.count()
-    if count == 1:
-        return check, number
-    own = tf.distribute.get_replica_context().replica_id_in_sync_group
-    # Each replica fills one row. Not as integers, which a GPU cannot sum; exact up to 2^53.
-    row = tf.cast(tf.stack([check, number]), tf.float64)
-    table = replicas.total(tf.one_hot(own, count, dtype=tf.float64)[:, None] * row)
-    checks, numbers = tf.unstack(tf.cast(table, tf.int64), axis=1)
-    order = tf.where(checks < 0, tf.int64.max, checks)
-    first = tf.argmin(order)
-    return checks[first], numbers[first]

@@ -213,8 +213,10 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             counterpart.assign(kept[id(variable)])
         self.optimizer.apply(g, variables)
 
-        computed = (virtual_losses[:1], gradient, passed.loss, g)
-        self.first_not_finite.look(step, self._checks(train, validation, began, *computed), rows)
+        if replicas.count() == 1:
+            computed = (virtual_losses[:1], gradient, passed.loss, g)
+            checks = self._checks(train, validation, began, *computed)
+            self.first_not_finite.look(step, checks, rows)
         self._update_loss(self._train_loss, passed.loss, train)
         self._update_loss(self._validation_loss, gradient.validation_loss, validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])

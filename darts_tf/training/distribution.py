@@ -93,7 +93,7 @@ def check_tf_config(text: str | None) -> None:
         if not isinstance(addresses, list) or not addresses or not all(map(_is_address, addresses)):
             raise wrong(f"whose {kind} must be a list of host:port. Received: {addresses!r}"[:300])
     kind, index = task.get("type"), task.get("index")
-    if kind not in cluster or isinstance(index, bool) or not isinstance(index, int):
+    if not isinstance(kind, str) or kind not in cluster or type(index) is not int:
         raise wrong(f"whose task must name one of the cluster. Received: {dict(task)!r}")
     if not 0 <= index < len(cluster[kind]):
         raise wrong(
