@@ -25,8 +25,12 @@ environment: .venv/complete
 search: .venv/complete
 	@$(IN_VENV) darts_tf.bin.pipeline --flagfile=flags/quickstart_digits.flags --workdir='$(WORKDIR)'
 
+# In three runs, because a process keeps all that was compiled in it: one run for all tests would need
+# more than 20 GB.
 test: .venv/complete
-	$(IN_VENV) pytest --numprocesses=2 --dist=loadfile
+	$(IN_VENV) pytest --numprocesses=2 --dist=loadfile tests/[a-g]*_test.py
+	$(IN_VENV) pytest --numprocesses=2 --dist=loadfile tests/[h-r]*_test.py
+	$(IN_VENV) pytest --numprocesses=2 --dist=loadfile tests/[s-z]*_test.py
 
 lint: .venv/complete
 	$(IN_VENV) ruff check .

@@ -76,8 +76,9 @@ def _read(file) -> dict | None:
     """Who holds or held the lock; None if nobody, or if it cannot be read."""
     try:
         holder = json.loads(file.read(10_000))
-        return {name: holder[name] for name in ("host", "process", "started")}
-    except (ValueError, KeyError, TypeError):
+        holder = {name: holder[name] for name in ("host", "process", "started")}
+        return holder if isinstance(holder["process"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
