@@ -12,7 +12,7 @@ from tests.programs import ROOT, run
 from tests.resume_test import COMMANDS, rows_of, start_arguments
 
 
-def search(folder, limit=None):
+def search(folder, limit=None, flags=()):
     """(exit code, standard output, standard error) of a search, with a limit of file sizes."""
 
     def limited():
@@ -20,7 +20,7 @@ def search(folder, limit=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     ran = subprocess.run(
-        start_arguments("never", "search_cnn", folder),
+        [*start_arguments("never", "search_cnn", folder), *flags],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -71,13 +71,14 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_the_last_checkpoint_survives(small_disk, tmp_path):
     folder, filler = small_disk / "run", small_disk / "filler"
-    assert search(tmp_path / "elsewhere")[0] == 0
+    large = ["--init_channels=16"]  # so that a checkpoint is larger than all other files
+    assert search(tmp_path / "elsewhere", flags=large)[0] == 0
     size = next((tmp_path / "elsewhere" / "checkpoints").iterdir()).stat().st_size
     # Room for one checkpoint and the small files, not for two.
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     filler.write_bytes(b"x" * (free - size * 3 // 2 - 60_000))
     refused(
-        search(folder),
+        search(folder, flags=large),
         folder,
         r"checkpoints/00000\d-0000000\d\.checkpoint",
         "No space left on device",
@@ -85,7 +86,7 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_survives(small_disk, 
     kept = [p.name for p in (folder / "checkpoints").iterdir()]
     assert kept == ["000001-00000000.checkpoint"]
     filler.unlink()
-    code, said, _ = search(folder)
+    code, said, _ = search(folder, flags=large)
     assert code == 0 and "search goes on after epoch 1/3\n" in said
     for name in ("metrics.jsonl", "alphas.npz", "genotype.json"):
         assert (folder / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()
