@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from darts_tf.bin import common, launch, search_rnn
+from darts_tf.bin import devices, launch, search_rnn
 from darts_tf.errors import InputError
 from tests.programs import ROOT, alphas
 
@@ -130,11 +130,11 @@ def test_the_exit_code_is_that_of_the_worker_that_failed(capfd):
 @pytest.mark.parametrize("command", OTHERS, ids=[command[0] for command in OTHERS])
 def test_two_devices_of_one_machine_find_what_one_does(command, tmp_path):
     rows = []
-    for devices in (0, 2):
-        folder = tmp_path / str(devices)
+    for number in (0, 2):
+        folder = tmp_path / str(number)
         program = subprocess.run(
             [sys.executable, "-m", f"darts_tf.bin.{command[0]}", *command[1:], "--threads=1"]
-            + [f"--workdir={folder}", f"--logical_devices={devices}"],
+            + [f"--workdir={folder}", f"--logical_devices={number}"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -149,8 +149,8 @@ def test_two_devices_of_one_machine_find_what_one_does(command, tmp_path):
 
 
 def test_a_recurrent_search_on_several_devices_needs_the_statistics_of_each():
-    of_two = common.Computation(strategy=types.SimpleNamespace(num_replicas_in_sync=2))
+    of_two = devices.Computation(strategy=types.SimpleNamespace(num_replicas_in_sync=2))
     with pytest.raises(InputError, match="needs --nosync_batch_norm: .* Or take --strategy=one_de"):
         search_rnn.check_statistics(of_two)
     search_rnn.check_statistics(dataclasses.replace(of_two, sync_batch_norm=False))
-    search_rnn.check_statistics(common.ONE_DEVICE)
+    search_rnn.check_statistics(devices.ONE_DEVICE)

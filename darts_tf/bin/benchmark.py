@@ -21,7 +21,7 @@ import time
 
 from absl import flags
 
-from darts_tf.bin import common, workloads
+from darts_tf.bin import common, devices, workloads
 from darts_tf.errors import InputError
 
 ORDERS = ("first", "second_fd", "second_exact")
@@ -35,30 +35,25 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "genotype", "DARTS_V2", "Of a training or inference: a name or a file.", flag_values=values
     )
-    for name, default, help_text in (
-        ("batch_size", None, "Images, or rows of a window; as published if not given."),
-        ("init_channels", None, "Channels of the first cells; as published if not given."),
-        ("layers", None, "Number of cells; as published if not given."),
-        ("image_size", 32, "Height and width of the images."),
-        ("width", None, "Of embedding and hidden state; as published if not given."),
-        ("window", 35, "Words in a row of a window."),
-        ("vocabulary", 10000, "Number of words."),
-        ("steps", 3, "Timed steps, beside the first."),
-        ("repeat", 1, "Number of runs, each a fresh process if more than one."),
-    ):
-        flags.DEFINE_integer(
-            name,
-            default,
-            help_text,
-            lower_bound=1,
-            upper_bound=common.LARGEST_WHOLE,
-            flag_values=values,
-        )
+    common.define_counts(
+        values,
+        (
+            ("batch_size", None, "Images, or rows of a window; as published if not given."),
+            ("init_channels", None, "Channels of the first cells; as published if not given."),
+            ("layers", None, "Number of cells; as published if not given."),
+            ("image_size", 32, "Height and width of the images."),
+            ("width", None, "Of embedding and hidden state; as published if not given."),
+            ("window", 35, "Words in a row of a window."),
+            ("vocabulary", 10000, "Number of words."),
+            ("steps", 3, "Timed steps, beside the first."),
+            ("repeat", 1, "Number of runs, each a fresh process if more than one."),
+        ),
+    )
     flags.DEFINE_string(
         "against", None, "Another command that prints such an object.", flag_values=values
     )
-    common.define_device_flags(values)
-    common.define_computation_flags(values)
+    devices.define_device_flags(values)
+    devices.define_computation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -72,7 +67,7 @@ def main(values: flags.FlagValues) -> int:
 
 def run(values: flags.FlagValues) -> dict:
     """One run in this process."""
-    common.configure_devices(values, branching=not values.mode.endswith("rnn"))
+    devices.configure_devices(values, branching=not values.mode.endswith("rnn"))
     import keras
     import tensorflow as tf
 

@@ -20,7 +20,7 @@ from absl import flags
 
 from darts_tf import genotype as genotypes
 from darts_tf import reading
-from darts_tf.bin import common, search_rnn, text, train_rnn, work_folder
+from darts_tf.bin import common, devices, search_rnn, text, train_rnn, work_folder
 from darts_tf.errors import InputError
 
 KINDS = ("derived", "random", "lstm")
@@ -52,13 +52,13 @@ def main(values: flags.FlagValues) -> int:
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
     corpus = text.load(values)
-    common.configure_devices(values, branching=False)
+    devices.configure_devices(values, branching=False)
     if common.multi_worker(values):
         raise InputError("compare_rnn runs on one machine: leave out --strategy=multi_worker.")
-    computation = common.computation_of(values)
+    computation = devices.computation_of(values)
     search_rnn.check_batches(settings, computation)
     train_rnn.windows_of(settings, corpus)
-    saving = common.saving_of(values)
+    saving = work_folder.saving_of(values)
     with work_folder.prepared(values) as folder, computation.scope():
         results = [
             compare(kind, genotype, settings, rates, values.seeds, corpus, folder, saving)

@@ -19,6 +19,7 @@ from absl import flags
 from darts_tf import files
 from darts_tf.bin import (
     common,
+    devices,
     images,
     search_cnn,
     search_rnn,
@@ -60,10 +61,10 @@ def define_flags(values: flags.FlagValues) -> None:
                 values.set_default(prefix + field.name, None)
         only_text = dataclasses.make_dataclass("OnlyText", new)
         common.define_settings(only_text, helps[of_text], values, prefix)
-    common.define_saving_flags(values)
-    common.define_device_flags(values)
-    common.define_computation_flags(values)
-    common.define_strategy_flags(values)
+    work_folder.define_saving_flags(values)
+    devices.define_device_flags(values)
+    devices.define_computation_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def settle(values: flags.FlagValues) -> str:
@@ -98,16 +99,16 @@ def main(values: flags.FlagValues) -> int:
 
 def _images(values, searching, training) -> tuple[str, dict]:
     """Both stages for images; returns what is said of them, and the final figures."""
-    common.configure_devices(values)
-    computation = common.computation_of(values)
+    devices.configure_devices(values)
+    computation = devices.computation_of(values)
     image_data = images.load(values)
     streams = train_cnn.streams_of_images(training, image_data)
     train_cnn.check_batches(training, streams, computation, "--train_batch_size")
     pairing = search_cnn.pairing_of(searching, image_data)
     search_cnn.check_batches(searching, pairing, computation, "--search_batch_size")
     steps = searching.epochs * pairing.steps_per_epoch
-    common.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
-    saving = common.saving_of(values)
+    devices.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
+    saving = work_folder.saving_of(values)
     with _prepared(values, computation) as folder:
         genotype = search_cnn.search(searching, image_data, folder / "search", computation, saving)
         metrics = train_cnn.train(
@@ -121,8 +122,8 @@ def _images(values, searching, training) -> tuple[str, dict]:
 def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
     corpus = text.load(values)
-    common.configure_devices(values, branching=False, one_thread=True)
-    computation = common.computation_of(values)
+    devices.configure_devices(values, branching=False, one_thread=True)
+    computation = devices.computation_of(values)
     search_rnn.check_statistics(computation)
     for prefix, settings in (("--search_", searching), ("--train_", training)):
         search_rnn.check_batches(settings, computation, prefix)
@@ -131,8 +132,8 @@ def _text(values, searching, training) -> tuple[str, dict]:
         settings.epochs * len(w.windows(0))
         for settings, w in zip((searching, training), windows, strict=True)
     )
-    common.configure_devices(values, max(steps), branching=False, one_thread=True)
-    saving = common.saving_of(values)
+    devices.configure_devices(values, max(steps), branching=False, one_thread=True)
+    saving = work_folder.saving_of(values)
     with _prepared(values, computation) as folder:
         genotype = search_rnn.search(searching, corpus, folder / "search", saving, computation)
         metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving, computation)
@@ -141,7 +142,7 @@ def _text(values, searching, training) -> tuple[str, dict]:
 
 
 @contextlib.contextmanager
-def _prepared(values, computation: common.Computation) -> Iterator[pathlib.Path]:
+def _prepared(values, computation: devices.Computation) -> Iterator[pathlib.Path]:
     """The work folder with those of the stages."""
     with work_folder.prepared(values, computation.is_chief) as folder:
         for name in ("search", "train", "plots"):

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from darts_tf.bin import common, images, work_folder
+from darts_tf.bin import common, devices, images, work_folder
 from darts_tf.errors import InputError, unknown_name
 
 
@@ -98,7 +98,7 @@ def pairing_of(settings: SearchSettings, image_data):
 
 
 def check_batches(
-    settings: SearchSettings, pairing, computation: common.Computation, flag: str = "--batch_size"
+    settings: SearchSettings, pairing, computation: devices.Computation, flag: str = "--batch_size"
 ) -> None:
     """Refuses batches that are too small for the devices."""
     computation.check_batch(flag, settings.batch_size, len(pairing.train.images))
@@ -108,7 +108,7 @@ def search(
     settings: SearchSettings,
     image_data,
     folder: pathlib.Path,
-    computation: common.Computation,
+    computation: devices.Computation,
     saving,
 ):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
@@ -189,24 +189,24 @@ def define_flags(values: flags.FlagValues) -> None:
     work_folder.define_flag(values)
     images.define_flags(values)
     common.define_settings(SearchSettings, HELP, values)
-    common.define_saving_flags(values)
-    common.define_device_flags(values)
-    common.define_computation_flags(values)
-    common.define_strategy_flags(values)
+    work_folder.define_saving_flags(values)
+    devices.define_device_flags(values)
+    devices.define_computation_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
-    common.configure_devices(values)
-    computation = common.computation_of(values)
+    devices.configure_devices(values)
+    computation = devices.computation_of(values)
     image_data = images.load(values)
     pairing = pairing_of(settings, image_data)
     check_batches(settings, pairing, computation)
-    common.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
+    devices.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
     with work_folder.prepared(values, computation.is_chief) as folder:
-        found = search(settings, image_data, folder, computation, common.saving_of(values))
+        found = search(settings, image_data, folder, computation, work_folder.saving_of(values))
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

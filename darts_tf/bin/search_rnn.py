@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from darts_tf.bin import common, text, work_folder
+from darts_tf.bin import common, devices, text, work_folder
 from darts_tf.errors import InputError, unknown_name
 
 ORDERS = ("first", "second_fd", "second_exact")
@@ -131,7 +131,7 @@ def windows_of(settings: SearchSettings, corpus):
     return data.PairedWindows(train, corpus.valid)
 
 
-def check_statistics(computation: common.Computation) -> None:
+def check_statistics(computation: devices.Computation) -> None:
     """Refuses what the search cell cannot do on several devices, before anything is made."""
     if computation.sync_batch_norm and computation.several_devices:
         raise InputError(
@@ -142,7 +142,7 @@ def check_statistics(computation: common.Computation) -> None:
         )
 
 
-def check_batches(settings, computation: common.Computation, prefix: str = "--") -> None:
+def check_batches(settings, computation: devices.Computation, prefix: str = "--") -> None:
     """Refuses batches with fewer rows than there are devices.
 
     Args:
@@ -159,7 +159,7 @@ def search(
     corpus,
     folder: pathlib.Path,
     saving,
-    computation: common.Computation = common.ONE_DEVICE,
+    computation: devices.Computation = devices.ONE_DEVICE,
 ):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
@@ -246,9 +246,9 @@ def define_flags(values: flags.FlagValues) -> None:
     work_folder.define_flag(values)
     text.define_flags(values)
     common.define_settings(SearchSettings, HELP, values)
-    common.define_saving_flags(values)
-    common.define_device_flags(values)
-    common.define_strategy_flags(values)
+    work_folder.define_saving_flags(values)
+    devices.define_device_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -256,15 +256,15 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
     corpus = text.load(values)
-    common.configure_devices(values, branching=False, one_thread=True)
-    computation = common.computation_of(values)
+    devices.configure_devices(values, branching=False, one_thread=True)
+    computation = devices.computation_of(values)
     check_statistics(computation)
     check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))
-    common.configure_devices(values, steps, branching=False, one_thread=True)
+    devices.configure_devices(values, steps, branching=False, one_thread=True)
     with work_folder.prepared(values, computation.is_chief) as folder:
-        found = search(settings, corpus, folder, common.saving_of(values), computation)
+        found = search(settings, corpus, folder, work_folder.saving_of(values), computation)
     print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
     print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
     return common.DONE

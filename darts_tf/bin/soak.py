@@ -16,7 +16,7 @@ import tempfile
 
 from absl import flags
 
-from darts_tf.bin import common
+from darts_tf.bin import common, devices
 from darts_tf.errors import InputError
 
 GREW = 1
@@ -25,18 +25,13 @@ STEPS_PER_EPOCH, BATCH_SIZE, IMAGE_SHAPE, CLASSES = 20, 4, (8, 8, 1), 3
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the program's flags."""
-    for name, default, help_text in (
-        ("steps", 2000, "Number of steps, a multiple of 20."),
-        ("every", 200, "Steps between two looks at the memory, and before the first."),
-    ):
-        flags.DEFINE_integer(
-            name,
-            default,
-            help_text,
-            lower_bound=1,
-            upper_bound=common.LARGEST_WHOLE,
-            flag_values=values,
-        )
+    common.define_counts(
+        values,
+        (
+            ("steps", 2000, "Number of steps, a multiple of 20."),
+            ("every", 200, "Steps between two looks at the memory, and before the first."),
+        ),
+    )
     flags.DEFINE_float(
         "limit_mb",
         50.0,
@@ -44,7 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=0.0,
         flag_values=values,
     )
-    common.define_device_flags(values)
+    devices.define_device_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -54,7 +49,7 @@ def main(values: flags.FlagValues) -> int:
             f"--steps must be a multiple of {STEPS_PER_EPOCH}, and at least twice --every. "
             f"Received: --steps={values.steps} --every={values.every}."
         )
-    common.configure_devices(values, values.steps)
+    devices.configure_devices(values, values.steps)
     with tempfile.TemporaryDirectory() as folder:
         levels = measure(values.steps, values.every, pathlib.Path(folder))
     growth = max(levels[1:]) - levels[0]

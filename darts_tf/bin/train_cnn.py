@@ -13,7 +13,7 @@ from absl import flags
 
 from darts_tf import files
 from darts_tf import genotype as genotypes
-from darts_tf.bin import common, images, work_folder
+from darts_tf.bin import common, devices, images, work_folder
 from darts_tf.errors import InputError
 
 
@@ -137,7 +137,7 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
 def check_batches(
     settings: TrainSettings,
     streams: Streams,
-    computation: common.Computation,
+    computation: devices.Computation,
     flag: str = "--batch_size",
 ) -> None:
     """Refuses batches that are too small for the devices."""
@@ -152,7 +152,7 @@ def train(
     dataset: str,
     streams: Streams,
     folder: pathlib.Path,
-    computation: common.Computation,
+    computation: devices.Computation,
     saving,
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
@@ -262,10 +262,10 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
-    common.define_saving_flags(values)
-    common.define_device_flags(values)
-    common.define_computation_flags(values)
-    common.define_strategy_flags(values)
+    work_folder.define_saving_flags(values)
+    devices.define_device_flags(values)
+    devices.define_computation_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -273,8 +273,8 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
-    common.configure_devices(values)
-    computation = common.computation_of(values)
+    devices.configure_devices(values)
+    computation = devices.computation_of(values)
     if values.dataset.startswith("imagenet2012"):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
@@ -282,8 +282,8 @@ def main(values: flags.FlagValues) -> int:
     else:
         streams = streams_of_images(settings, images.load(values))
     check_batches(settings, streams, computation)
-    common.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
-    saving = common.saving_of(values)
+    devices.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
+    saving = work_folder.saving_of(values)
     with work_folder.prepared(values, computation.is_chief) as folder:
         metrics = train(settings, genotype, values.dataset, streams, folder, computation, saving)
     print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")

@@ -13,7 +13,7 @@ from absl import flags
 
 from darts_tf import files
 from darts_tf import genotype as genotypes
-from darts_tf.bin import common, text, work_folder
+from darts_tf.bin import common, devices, text, work_folder
 from darts_tf.bin.search_rnn import (
     LANGUAGE_HELP,
     check_batches,
@@ -81,7 +81,7 @@ def train(
     corpus,
     folder: pathlib.Path,
     saving,
-    computation: common.Computation = common.ONE_DEVICE,
+    computation: devices.Computation = devices.ONE_DEVICE,
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
@@ -214,9 +214,9 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
-    common.define_saving_flags(values)
-    common.define_device_flags(values)
-    common.define_strategy_flags(values)
+    work_folder.define_saving_flags(values)
+    devices.define_device_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -225,14 +225,16 @@ def main(values: flags.FlagValues) -> int:
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
     corpus = text.load(values)
-    common.configure_devices(values, branching=False)
-    computation = common.computation_of(values)
+    devices.configure_devices(values, branching=False)
+    computation = devices.computation_of(values)
     check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.windows(0))
-    common.configure_devices(values, steps, branching=False)
+    devices.configure_devices(values, steps, branching=False)
     with work_folder.prepared(values, computation.is_chief) as folder:
-        metrics = train(settings, genotype, corpus, folder, common.saving_of(values), computation)
+        metrics = train(
+            settings, genotype, corpus, folder, work_folder.saving_of(values), computation
+        )
     print(report(metrics))
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")
     return common.DONE

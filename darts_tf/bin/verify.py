@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from darts_tf.bin import common, verify_cases
+from darts_tf.bin import common, devices, verify_cases
 
 FAILED = 1
 WIDTH = 64
@@ -28,7 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "module:function that makes a supernet and its batches; the built-in ones by default.",
         flag_values=values,
     )
-    common.define_device_flags(values)
+    devices.define_device_flags(values)
 
 
 def report(title: str, checks: Iterable) -> list[str]:
@@ -48,7 +48,7 @@ def report(title: str, checks: Iterable) -> list[str]:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    common.configure_devices(values)
+    devices.configure_devices(values)
     from darts_tf.search import verification
     from darts_tf.search.verification_step import step_checks
     from darts_tf.search.verification_toy import toy_checks

@@ -1,4 +1,4 @@
-"""The work folder of a run: its flags, and the refusal to mix two runs in one folder."""
+"""The work folder of a run: its flags and checkpoints; two runs are never mixed in one folder."""
 
 import contextlib
 import pathlib
@@ -46,6 +46,32 @@ def define_flag(values: flags.FlagValues) -> None:
         required=True,
         flag_values=values,
     )
+
+
+def define_saving_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say when checkpoints are taken."""
+    flags.DEFINE_float(
+        "checkpoint_minutes",
+        10.0,
+        "Minutes between two checkpoints within an epoch; 0 for one after every step. After every "
+        "epoch there is one anyway.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "keep_checkpoints",
+        3,
+        "How many checkpoints are kept. If the last one is damaged, the one before is used.",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
+def saving_of(values: flags.FlagValues):
+    """What the flags of `define_saving_flags` say: a `darts_tf.training.checkpoints.Saving`."""
+    from darts_tf.training.checkpoints import Saving
+
+    return Saving(values.checkpoint_minutes, values.keep_checkpoints)
 
 
 def check(values: flags.FlagValues) -> None:
