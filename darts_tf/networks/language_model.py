@@ -87,12 +87,12 @@ class LanguageModel(keras.Model):
         self,
         vocabulary_size: int,
         width: int,
-        batch_size: int,
-        evaluation_batch_size: int,
-        regularization: Regularization | dict | None,
-        seed: int,
-        redraw_masks: bool,
-        name: str,
+        batch_size: int = 64,
+        evaluation_batch_size: int = 10,
+        regularization: Regularization | dict | None = None,
+        seed: int = 0,
+        redraw_masks: bool = False,
+        name: str | None = None,
     ):
         super().__init__(name=name)
         for what, value in (

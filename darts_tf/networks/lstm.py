@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from darts_tf.networks.language_model import LanguageModel, Regularization
+from darts_tf.networks.language_model import LanguageModel
 from darts_tf.space.recurrent import Unrolled
 from darts_tf.space.recurrent_functions import over_time
 
@@ -18,35 +18,14 @@ class LSTMNetwork(LanguageModel):
     Args:
         vocabulary_size: Number of words.
         width: Of embedding and hidden state.
-        batch_size: Rows of a training window.
-        evaluation_batch_size: Rows of an evaluation window.
-        regularization: Dropouts and penalties; m_h falls on the last hidden state h.
-        seed: Of the dropout masks.
+        **options: As for `RecurrentEvaluationNetwork`; m_h falls on the last hidden state h.
 
     Raises:
         InputError: A number is out of its range.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        width: int,
-        batch_size: int = 64,
-        evaluation_batch_size: int = 10,
-        regularization: Regularization | dict | None = None,
-        seed: int = 0,
-        name: str = "lstm",
-    ):
-        super().__init__(
-            vocabulary_size,
-            width,
-            batch_size,
-            evaluation_batch_size,
-            regularization,
-            seed,
-            False,
-            name,
-        )
+    def __init__(self, vocabulary_size: int, width: int, name: str = "lstm", **options):
+        super().__init__(vocabulary_size, width, name=name, **options)
         self.cell = keras.layers.LSTMCell(width)
         self.cell.build((None, width))
         self.built = True

@@ -1,38 +1,19 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from darts_tf import finite, replicas
+from darts_tf import replicas
 from darts_tf.errors import InputError, unknown_name
-from darts_tf.finite import Check, FirstNotFinite, variables_of
+from darts_tf.finite import FirstNotFinite
 from darts_tf.losses import per_example
-from darts_tf.search import bilevel
+from darts_tf.search import bilevel, step_guard
+from darts_tf.search.search_space import SearchSpace, check_supernet
+from darts_tf.search.virtual_step import flatten, next_step, unflatten
 from darts_tf.space.tracing import gradients_of, local_statistics
-
-
-class SearchSpace(Protocol):
-    """What a supernet must offer, beside being a built `keras.Model`."""
-
-    @property
-    def architecture_parameters(self) -> list[keras.Variable]:
-        """The alphas; variables with trainable=False, so that they are no weights."""
-
-    @property
-    def network_parameters(self) -> list[keras.Variable]:
-        """The weights; the same list as `trainable_variables`."""
-
-    def derive(self) -> Any:
-        """The discrete architecture of the present alphas."""
-
-    # Optional: stream_state, a list of pairs of variables with trainable=False. The first of a
-    # pair belongs to the stream of training batches, the second is its counterpart for the stream
-    # of validation batches: with a validation batch the supernet finds the second's value in the
-    # first, and what it assigns there is kept in the second. A hidden state that is carried from
-    # batch to batch is such a variable; neither stream ever sees the other's.
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
@@ -76,7 +57,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         super().__init__(name=name)
         if not callable(order) and order not in bilevel.ORDERS:
             raise unknown_name("order", order, bilevel.ORDERS)
-        _check_supernet(supernet)
+        check_supernet(supernet)
         self.supernet = supernet
         self.order = order
         self.clip_virtual_step = clip_virtual_step
@@ -166,7 +147,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
 
     def _train_step(self, train, validation):
         variables = self.supernet.network_parameters
-        w = _flatten([tf.convert_to_tensor(v) for v in variables])
+        w = flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
         train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
@@ -197,7 +178,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             rows = replicas.rows(tf.shape(train[1])[0])
             added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
             objective = tf.add_n([passed.loss, *added])
-        g = _unflatten(tape.gradient(objective, w), variables)
+        g = unflatten(tape.gradient(objective, w), variables)
         counterparts = [counterpart for _, counterpart in streams]
         left_alone = {id(v) for v in (*self.supernet.architecture_parameters, *counterparts)}
         changed = []
@@ -214,54 +195,14 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         self.optimizer.apply(g, variables)
 
         if replicas.count() == 1:
-            computed = (virtual_losses[:1], gradient, passed.loss, g)
-            checks = self._checks(train, validation, began, *computed)
+            computed = step_guard.Computed(virtual_losses[:1], gradient, passed.loss, g)
+            checks = step_guard.checks(
+                self.supernet, self.order == "first", train, validation, began, computed
+            )
             self.first_not_finite.look(step, checks, rows)
         self._update_loss(self._train_loss, passed.loss, train)
         self._update_loss(self._validation_loss, gradient.validation_loss, validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
-
-    def _checks(self, train, validation, began, virtual_losses, gradient, loss, g) -> list[Check]:
-        """What a step has read and computed, in its order."""
-        weights, alphas = self.supernet.network_parameters, self.supernet.architecture_parameters
-        of_weights = {"variables": variables_of(weights)}
-        of_alphas = {"variables": variables_of(alphas)}
-        if self.order == "first":
-            losing, deriving = "Look at the validation examples, and lower {}.", finite.GRADIENT
-        else:
-            losing = "It is computed after the virtual step: lower {}, which is its length."
-            deriving = "Lower {}, and see whether order='first' has it too."
-        losing, deriving = (
-            s.format("the learning rate of the weights") for s in (losing, deriving)
-        )
-        outside = {"decides": False, "advice": finite.OUTSIDE}
-        checks = [
-            Check("weights with which the step began", [began[0]], **of_weights, **outside),
-            Check("alphas with which the step began", began[1], **of_alphas, **outside),
-        ]
-        for name, batch in (("training", train), ("validation", validation)):
-            rows = replicas.rows(tf.shape(batch[1])[0])
-            checks += finite.batch_checks(name, *batch, rows)
-        training, validation = "loss of the training batch", "loss of the validation batch"
-        after = [[tf.convert_to_tensor(v) for v in variables] for variables in (alphas, weights)]
-        return [
-            *checks,
-            Check(training, virtual_losses, advice=finite.LOSS),
-            Check(validation, [gradient.validation_loss], advice=losing),
-            Check(
-                "gradient of the alphas",
-                gradient.alphas,
-                **of_alphas,
-                decides=False,
-                advice=deriving,
-            ),
-            Check("alphas", after[0], **of_alphas, advice="Lower the learning rate of the alphas."),
-            Check(training, [loss], advice=finite.LOSS),
-            Check(
-                "gradient of the weights", g, **of_weights, decides=False, advice=finite.GRADIENT
-            ),
-            Check("weights", after[1], **of_weights, advice=finite.WEIGHTS),
-        ]
 
     def test_step(self, data):
         """Evaluates the supernet with running statistics."""
@@ -303,24 +244,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
 
     def _virtual_step(self) -> bilevel.VirtualStep:
         """The step that the weight optimizer would take next."""
-        optimizer, variables = self.optimizer, self.supernet.network_parameters
-        xi = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), variables[0].dtype)
-        if hasattr(optimizer, "momentum_buffers"):
-            buffer = 0.0
-            if optimizer.momentum:
-                buffer = _flatten([tf.convert_to_tensor(b) for b in optimizer.momentum_buffers])
-            clip_norm = optimizer.clip_norm if self.clip_virtual_step else None
-            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, optimizer.l2, clip_norm)
-        if isinstance(optimizer, keras.optimizers.SGD) and not optimizer.nesterov:
-            # Its decay w <- w - xi * lambda * w comes to the same here as lambda * w in g.
-            decay = optimizer.weight_decay or 0.0
-            if not optimizer.momentum:
-                return bilevel.VirtualStep(xi, weight_decay=decay)
-            # Keras keeps the velocity m = -xi * b: mu * b = -mu * m / xi; 0 at learning rate 0.
-            velocity = _flatten([tf.convert_to_tensor(m) for m in optimizer.momentums])
-            buffer = tf.math.divide_no_nan(-velocity, xi)
-            return bilevel.VirtualStep(xi, optimizer.momentum, buffer, decay)
-        return bilevel.VirtualStep(xi)
+        return next_step(self.optimizer, self.supernet.network_parameters, self.clip_virtual_step)
 
     def _evaluate(self, batch, w, alphas, reduce, given=None) -> "_Pass":
         """One pass in training mode at w and alphas.
@@ -336,7 +260,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         given = dict(given or {})
         given.update(zip(map(id, self.supernet.architecture_parameters), alphas, strict=True))
         outputs, state, added = self.supernet.stateless_call(
-            _unflatten(w, self.supernet.network_parameters),
+            unflatten(w, self.supernet.network_parameters),
             [
                 given.get(id(v), tf.convert_to_tensor(v))
                 for v in self.supernet.non_trainable_variables
@@ -381,10 +305,10 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 self.supernet.network_parameters,
                 self.supernet.architecture_parameters,
             )
-            given = [*zip(weights, _unflatten(w, weights), strict=True)]
+            given = [*zip(weights, unflatten(w, weights), strict=True)]
             given += zip(architecture, alphas, strict=True)
             with keras.StatelessScope(state_mapping=given):
-                outputs, slope = self.supernet.along(x, _unflatten(v, weights))
+                outputs, slope = self.supernet.along(x, unflatten(v, weights))
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(outputs)
                 value = self._mean_loss(y, outputs, weight, reduce)
@@ -433,17 +357,6 @@ def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:
     return noting, values
 
 
-def _flatten(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """One vector of all tensors: the w of the paper, so that its equations are one line each."""
-    return tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)
-
-
-def _unflatten(vector: tf.Tensor, like: list[keras.Variable]) -> list[tf.Tensor]:
-    """The tensors of a vector, shaped like the variables."""
-    pieces = tf.split(vector, [int(tf.TensorShape(v.shape).num_elements()) for v in like])
-    return [tf.reshape(piece, v.shape) for piece, v in zip(pieces, like, strict=True)]
-
-
 def _unpack_pair(data):
     """((x, y[, weight]), (x_val, y_val[, weight]))."""
     halves = data if isinstance(data, (tuple, list)) and len(data) == 2 else ()
@@ -453,27 +366,3 @@ def _unpack_pair(data):
             "weights and one for the alphas. Make the data with darts_tf.pair(train, validation)."
         )
     return tuple(keras.utils.unpack_x_y_sample_weight(tuple(half)) for half in halves)
-
-
-def _check_supernet(supernet) -> None:
-    missing = [
-        name
-        for name in ("architecture_parameters", "network_parameters", "derive")
-        if not hasattr(supernet, name)
-    ]
-    if not isinstance(supernet, keras.Model) or missing:
-        raise InputError(
-            "supernet must be a keras.Model with architecture_parameters, network_parameters "
-            f"and derive(). Received: {type(supernet).__name__}"
-            + (f" without {', '.join(missing)}." if missing else ".")
-        )
-    if not supernet.built:
-        raise InputError(
-            "supernet must be built before the search: call it once on a batch of inputs."
-        )
-    if any(v.trainable for v in supernet.architecture_parameters):
-        raise InputError(
-            "The architecture parameters must be variables with trainable=False: as "
-            "trainable ones they would "
-            "be weights too. Make them with add_weight(..., trainable=False)."
-        )
