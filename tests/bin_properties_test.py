@@ -1,5 +1,6 @@
 """Every program, given wrong flags and files by the thousand: one line, exit code 1."""
 
+import contextlib
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from darts_tf.bin import (
     benchmark,
     common,
     compare_rnn,
+    devices,
     export,
     images,
     pipeline,
@@ -55,31 +57,33 @@ def reached(*arguments, **options):
     raise Reached
 
 
-def prepare(values):
+@contextlib.contextmanager
+def prepared(values, is_chief=True):
     """Writes flags.txt as a run does; the same flags are read back from it, and go on."""
-    folder = PREPARE(values)
-    again = flags.FlagValues()
-    PROGRAMS[prepare.program].define_flags(again)
-    again(["program", f"--flagfile={folder / 'flags.txt'}", f"--workdir={folder}"])
-    if prepare.program == "pipeline":
-        pipeline.settle(again)
-    for name in values:
-        if name != "flagfile":
-            # Text tells nan and -0.0 from others.
-            assert repr(again[name].value) == repr(values[name].value), name
-    work_folder.check(again)
+    with PREPARED(values, is_chief) as folder:
+        again = flags.FlagValues()
+        PROGRAMS[prepared.program].define_flags(again)
+        again(["program", f"--flagfile={folder / 'flags.txt'}", f"--workdir={folder}"])
+        if prepared.program == "pipeline":
+            pipeline.settle(again)
+        for name in values:
+            if name != "flagfile":
+                # Text tells nan and -0.0 from others.
+                assert repr(again[name].value) == repr(values[name].value), name
+        work_folder.check(again)
     raise Reached
+    yield  # a context manager, as far as it gets
 
 
-PREPARE = work_folder.prepare
+PREPARED = work_folder.prepared
 
 
 @pytest.fixture
 def stopped():
     """The programs, stopped where they have accepted their flags and data."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(work_folder, "prepare", prepare)
-    patch.setattr(common, "configure_devices", lambda *arguments, **options: None)
+    patch.setattr(work_folder, "prepared", prepared)
+    patch.setattr(devices, "configure_devices", lambda *arguments, **options: None)
     patch.setattr(benchmark.subprocess, "run", reached)
     patch.setattr("darts_tf.search.toy.trajectory", reached)
     patch.setattr("darts_tf.report.plots.plot_genotype", reached)
@@ -108,7 +112,7 @@ def stopped():
 def outcome(program, *arguments):
     """0 or 1 as the program answers, None where it would begin; its words are checked."""
     out, err = io.StringIO(), io.StringIO()
-    prepare.program = program
+    prepared.program = program
     try:
         with redirect_stdout(out), redirect_stderr(err):
             code = run(PROGRAMS[program], *arguments)

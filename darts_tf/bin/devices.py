@@ -83,6 +83,7 @@ def define_strategy_flags(values: flags.FlagValues) -> None:
         0,
         "Splits the CPU into so many devices and uses them in the place of GPUs, to try several.",
         lower_bound=0,
+        upper_bound=64,
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -91,7 +91,7 @@ def run_workers(command: list[str], count: int) -> int:
 def _until_all_ended(workers: list[subprocess.Popen]) -> int:
     code, deadline, running = common.DONE, math.inf, True
     while running:
-        running = any(worker.poll() is None for worker in workers)
+        running = None in [worker.poll() for worker in workers]  # asks all, whoever runs
         # Where several have ended, one that was killed is the cause and not a consequence.
         failed = sorted(
             (w.returncode > 0, index) for index, w in enumerate(workers) if w.returncode
