@@ -1,5 +1,7 @@
 """BatchNorm as published: the fused kernels, with right second derivatives."""
 
+import functools
+
 import tensorflow as tf
 
 from darts_tf.space.collective import sum_over_replicas
@@ -119,23 +121,29 @@ def _jacobian_product(v, x, gamma, mean, variance, *reserved):
         factor = -tf.math.rsqrt(biased + EPSILON) / n
         of_v, c_along, _ = kernel(c)
         overlap = tf.reduce_sum(tf.cast(c * product, gamma.dtype), [0, 1, 2])
-        normalised = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=factor * overlap,
-            offset=tf.zeros_like(gamma),
-            mean=mean,
-            variance=biased,
-            epsilon=EPSILON,
-            is_training=False,
-        ).y
-        others = (
-            t * tf.cast(factor * f, x.dtype) for t, f in ((of_v, v_along), (product, c_along))
+        slope = factor * overlap * tf.math.rsqrt(biased + EPSILON)  # x^ = (x - mean) r
+        of_x = _combination(
+            (x, of_v, product), (slope, factor * v_along, factor * c_along), -slope * mean
         )
-        of_x = tf.add_n([normalised, *others])
         return (of_v, of_x, tf.math.divide_no_nan(overlap, gamma), *[None] * (2 + len(reserved)))
 
     product, v_along, _ = map(tf.stop_gradient, kernel(v))
     return tf.identity(product), backward
+
+
+def _combination(tensors, factors, shift) -> tf.Tensor:
+    """The sum of tensors times factors, plus a shift: the latter have a number for each channel."""
+    return _compiled_combination(*map(tf.stop_gradient, (*tensors, *factors, shift)))
+
+
+# Compiled it is one pass over memory; one by one the operations would be eight.
+@functools.partial(tf.function, jit_compile=True, autograph=False)
+def _compiled_combination(*given):
+    *given, shift = given
+    tensors, factors = given[: len(given) // 2], given[len(given) // 2 :]
+    dtype = tensors[0].dtype
+    terms = (t * tf.cast(f, dtype) for t, f in zip(tensors, factors, strict=True))
+    return tf.add_n([*terms, tf.broadcast_to(tf.cast(shift, dtype), tf.shape(tensors[0]))])
 
 
 def batch_norm_inference(

@@ -1,5 +1,7 @@
 """3x3 pooling as published, with fast first and right second derivatives on every device."""
 
+import functools
+
 import tensorflow as tf
 
 from darts_tf.space.convolution import pad
@@ -63,7 +65,7 @@ def _spread(dy: tf.Tensor, x: tf.Tensor, window: dict) -> tf.Tensor:
 def _gather(values: tf.Tensor, x: tf.Tensor, window: dict) -> tf.Tensor:
     """The value at each window's maximum: the transpose of `_spread`."""
     if window["padding"] == "SAME":
-        return _at_maximum(x, values)
+        return _at_maximum(tf.stop_gradient(x), tf.stop_gradient(values))
     y = tf.raw_ops.MaxPool(input=x, **window)
     return tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=y, grad=values, **window)
 
@@ -82,6 +84,8 @@ def _maximum_along(x: Dual, window: dict) -> tf.Tensor | None:
     return gather(pad(x.tangent, 1, 1), pad(x.value, 1, 1, x.dtype.min))
 
 
+# Compiled it is a few passes over memory; one by one the operations would be sixty.
+@functools.partial(tf.function, jit_compile=True, autograph=False)
 def _at_maximum(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """The value at the maximum of x, for each 3x3 window at stride 1.
 
