@@ -1,18 +1,16 @@
 """Several workers on this machine: one result, one writer, and an end together."""
 
-import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 
-from darts_tf.bin import devices, launch, search_rnn
+from darts_tf.bin import launch
 from darts_tf.errors import InputError
 from tests.programs import ROOT, alphas
 
@@ -25,6 +23,7 @@ TINY_TEXT = ("--limit=3000", "--nhid=4", "--batch_size=4", "--evaluation_batch_s
 OTHERS = (
     ("train_cnn", "--epochs=2", "--layers=1", "--init_channels=2", "--limit=66", "--noauxiliary"),
     ("train_rnn", "--epochs=2", "--learning_rate=2", *TINY_TEXT),
+    ("search_rnn", "--epochs=2", "--learning_rate=2", "--order=first", "--nodes=2", *TINY_TEXT),
 )
 
 
@@ -146,11 +145,3 @@ def test_two_devices_of_one_machine_find_what_one_does(command, tmp_path):
     for one, two in zip(*rows, strict=True):
         assert one.keys() == two.keys()
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-
-
-def test_a_recurrent_search_on_several_devices_needs_the_statistics_of_each():
-    of_two = devices.Computation(strategy=types.SimpleNamespace(num_replicas_in_sync=2))
-    with pytest.raises(InputError, match="needs --nosync_batch_norm: .* Or take --strategy=one_de"):
-        search_rnn.check_statistics(of_two)
-    search_rnn.check_statistics(dataclasses.replace(of_two, sync_batch_norm=False))
-    search_rnn.check_statistics(devices.ONE_DEVICE)

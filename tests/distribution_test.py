@@ -9,7 +9,14 @@ import pytest
 from tests import replicas_program
 
 EQUAL = [case for case in replicas_program.CASES if case != "divergence"]
-WITH_3 = ["search_cnn/first", "train_cnn", "train_rnn", "evaluate", "divergence"]
+WITH_3 = [
+    "search_cnn/first",
+    "train_cnn",
+    "search_rnn/first",
+    "train_rnn",
+    "evaluate",
+    "divergence",
+]
 """The cases for three replicas, whose graphs take the longest to build."""
 
 

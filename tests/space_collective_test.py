@@ -1,4 +1,4 @@
-"""Sums over replicas inside shared functions, against the sums written out in NumPy."""
+"""Sums over replicas inside shared functions and loops, against the sums written out in NumPy."""
 
 import subprocess
 import sys
@@ -29,16 +29,33 @@ def shared(call, x):
         return x * collective.sum_over_replicas(x**2)
 
 
-def step(x):
-    with tf.GradientTape(persistent=True) as outer:
+def in_functions(x):
+    for _ in range(3):
+        x = shared(collective.next_call(), x)
+    return x
+
+
+def in_loop(x):
+    def body(t, x):
+        x *= collective.sum_over_replicas(x**2)
+        return t + 1, x * collective.sum_over_replicas(x**2)
+
+    with collective.within_loop():
+        return tf.while_loop(lambda t, _: t < 2, body, (0, x))[1]
+
+
+def derivatives(compute, x):
+    with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as inner:
             inner.watch(x)
-            y = x
-            for _ in range(3):
-                y = shared(collective.next_call(), y)
+            y = compute(x)
         g = inner.gradient(y, x)
     return y, g, outer.gradient(g, x)
+
+
+def step(x):
+    return *derivatives(in_functions, x), *derivatives(in_loop, x)
 
 
 @tf.function(autograph=False)
@@ -49,13 +66,14 @@ def run(x):
 x = strategy.experimental_distribute_values_from_function(
     lambda context: tf.constant(0.5 + 0.25 * context.replica_id_in_sync_group, tf.float64)
 )
-y, g, h = (strategy.experimental_local_results(values) for values in run(x))
-np.savez(sys.argv[1], y=y, g=g, h=h, traces=shared.experimental_get_tracing_count())
+found = [strategy.experimental_local_results(values) for values in run(x)]
+traces = shared.experimental_get_tracing_count()
+np.savez(sys.argv[1], functions=found[:3], loop=found[3:], traces=traces)
 """
 
 
 @pytest.mark.parametrize("replicas", [2, 3])
-def test_three_calls_of_one_function_sum_apart_in_value_and_both_derivatives(replicas, tmp_path):
+def test_sums_in_calls_and_iterations_keep_apart_in_value_and_both_derivatives(replicas, tmp_path):
     path = tmp_path / "results.npz"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, path, str(replicas)],
@@ -66,15 +84,15 @@ def test_three_calls_of_one_function_sum_apart_in_value_and_both_derivatives(rep
     )
     assert done.returncode == 0, done.stderr[-3000:]
     x = 0.5 + 0.25 * np.arange(replicas)
-    # y_r = x_r s (s^3) (s^9) with s = sum of x^2: of one call s, its output has sum s^3, and so on.
-    s = np.sum(x**2)
-    # The gradient on each replica is that of the sum of all y: F(x) = s^13 sum(x).
-    t = np.sum(x)
-    gradient = s**13 + 26 * x * s**12 * t
-    # That of the sum of all gradients G = R s^13 + 26 t^2 s^12.
-    second = 26 * replicas * x * s**12 + 52 * t * s**12 + 26 * 24 * x * t**2 * s**11
+    s, t = np.sum(x**2), np.sum(x)
     with np.load(path) as results:
-        np.testing.assert_allclose(results["y"], x * s**13, rtol=1e-12)
-        np.testing.assert_allclose(results["g"], gradient, rtol=1e-12)
-        np.testing.assert_allclose(results["h"], second, rtol=1e-12)
+        # Of one call the sum is s, its output has sum s^3, and so on: y_r = x_r s^p.
+        for name, p in (("functions", 1 + 3 + 9), ("loop", 1 + 3 + 9 + 27)):
+            # The gradient on each replica is that of the sum of all y: s^p t.
+            gradient = s**p + 2 * p * x * t * s ** (p - 1)
+            # That of the sum of all gradients: replicas s^p + 2 p t^2 s^(p-1).
+            second = 2 * p * s ** (p - 1) * (replicas * x + 2 * t)
+            second += 4 * p * (p - 1) * x * t**2 * s ** (p - 2)
+            expected = [x * s**p, gradient, second]
+            np.testing.assert_allclose(results[name], expected, rtol=1e-12, err_msg=name)
         assert results["traces"] == replicas  # one for each device, not one for each call

@@ -91,8 +91,7 @@ def define_strategy_flags(values: flags.FlagValues) -> None:
         True,
         "On several devices: whether BatchNorm has the statistics of the whole batch, so that the "
         "number of devices does not matter; otherwise each has those of its part, as PyTorch's "
-        "DataParallel, which is faster and all that the search of a recurrent cell takes; trained "
-        "language models have no BatchNorm.",
+        "DataParallel, which is faster. Trained language models have no BatchNorm.",
         flag_values=values,
     )
 

@@ -131,17 +131,6 @@ def windows_of(settings: SearchSettings, corpus):
     return data.PairedWindows(train, corpus.valid)
 
 
-def check_statistics(computation: devices.Computation) -> None:
-    """Refuses what the search cell cannot do on several devices, before anything is made."""
-    if computation.sync_batch_norm and computation.several_devices:
-        raise InputError(
-            "The search of a recurrent cell on several devices needs --nosync_batch_norm: its "
-            "BatchNorm stands in a loop over time, where no sum over devices can stand. Each "
-            "device then has the statistics of its part of the batch, and the result differs from "
-            "that of one. Or take --strategy=one_device."
-        )
-
-
 def check_batches(settings, computation: devices.Computation, prefix: str = "--") -> None:
     """Refuses batches with fewer rows than there are devices.
 
@@ -258,7 +247,6 @@ def main(values: flags.FlagValues) -> int:
     corpus = text.load(values)
     devices.configure_devices(values, branching=False, one_thread=True)
     computation = devices.computation_of(values)
-    check_statistics(computation)
     check_batches(settings, computation)
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))

@@ -11,15 +11,17 @@ import tensorflow as tf
 
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import RNN_PRIMITIVES, RecurrentGenotype, edge_offset
+from darts_tf.space import collective
 from darts_tf.space.fused import fused
 from darts_tf.space.recurrent_functions import (
     ACTIVATIONS,
-    EPSILON,
     INITIAL_RANGE,
     MOMENTUM,
     batch_norm,
+    global_moments,
     highway,
     mixed_operation,
+    normalise,
     over_time,
 )
 from darts_tf.space.tracing import replicas
@@ -58,7 +60,8 @@ class RecurrentSearchCell(keras.layers.Layer):
 
     One W_i for each node, shared by its predecessors and primitives. One BatchNorm without scale
     and shift, shared by all nodes and time steps: N + 1 updates of its running statistics in each
-    time step, by the statistics of the batch. The highways go past the dropout masks.
+    time step, by the statistics of the batch; under a strategy the batch is the global one. The
+    highways go past the dropout masks.
 
     Args:
         width: Width of input and hidden state (300 as published).
@@ -120,7 +123,8 @@ class RecurrentSearchCell(keras.layers.Layer):
             fused(_product_of_all, separate=(0,), jit_compile=False) for _ in range(num_nodes)
         ]
         self._highway = fused(highway, jit_compile=jit_compile)
-        self._normalise = fused(batch_norm, jit_compile=jit_compile)
+        self._batch_norm = fused(batch_norm, jit_compile=jit_compile)
+        self._normalise = fused(normalise, jit_compile=jit_compile)  # with several replicas
         self.built = True
 
     def call(
@@ -143,13 +147,6 @@ class RecurrentSearchCell(keras.layers.Layer):
             training: Whether BatchNorm takes the moments of the batch, not the running ones.
         """
         n, nodes = self.width, self.num_nodes
-        if training and replicas() > 1:
-            raise InputError(
-                "The BatchNorm of the recurrent search cell stands in a loop over time, where no "
-                "sum over several devices can stand, so each device must have the statistics of "
-                "its part of the batch: compile(..., sync_batch_norm=False), or "
-                "--nosync_batch_norm."
-            )
         hidden_mask = tf.ones_like(hidden) if hidden_mask is None else hidden_mask
         masked = inputs if input_mask is None else inputs * input_mask
         W0 = tf.convert_to_tensor(self.W0)
@@ -161,19 +158,24 @@ class RecurrentSearchCell(keras.layers.Layer):
         xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * n])
         xW = tf.ensure_shape(xW, [None, hidden.shape[0], 2 * n])
         running = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+        if training:
+            count = collective.sum_over_replicas(tf.cast(tf.shape(hidden)[0], inputs.dtype))
 
-        def normalise(x):
-            if training:
-                return self._normalise(x)
-            return (x - running[0]) * tf.math.rsqrt(running[1] + EPSILON), *running
+        def normalised(x):
+            if not training:
+                return normalise(x, *running), *running
+            if replicas() == 1:
+                return self._batch_norm(x)
+            moments = global_moments(x, count)
+            return self._normalise(x, *moments), *moments
 
         def step(xW, h):
             pre = xW + tf.matmul(h * hidden_mask, W0[n:])
-            states, means, variances = ([first] for first in normalise(self._highway(pre, h)))
+            states, means, variances = ([first] for first in normalised(self._highway(pre, h)))
             for i in range(nodes):
                 pre = tf.unstack(self._product[i](W[i], hidden_mask, *states))
                 edges = [self._edge(*e) for e in zip(pre, rows[i], states, strict=True)]
-                node = normalise(tf.add_n(edges))
+                node = normalised(tf.add_n(edges))
                 for collected, new in zip((states, means, variances), node, strict=True):
                     collected.append(new)
             output = tf.add_n(states[1:]) / nodes
@@ -181,15 +183,15 @@ class RecurrentSearchCell(keras.layers.Layer):
 
         calls = nodes + 1
         dtype = inputs.dtype
-        outputs, last, (states, means, variances) = over_time(
-            step,
-            xW,
-            hidden,
-            [((calls, *hidden.shape), dtype), ((calls, n), dtype), ((calls, n), dtype)],
-        )
+        with collective.within_loop():
+            outputs, last, (states, means, variances) = over_time(
+                step,
+                xW,
+                hidden,
+                [((calls, *hidden.shape), dtype), ((calls, n), dtype), ((calls, n), dtype)],
+            )
         if training:
             # The published networks keep the unbiased variance.
-            count = tf.cast(tf.shape(hidden)[0], dtype)
             self._update(self.moving_mean, means)
             self._update(self.moving_variance, variances * (count / (count - 1)))
         return Unrolled(outputs, last, states)

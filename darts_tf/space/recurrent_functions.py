@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from darts_tf.space.collective import sum_over_replicas
+
 MOMENTUM, EPSILON = 0.9, 1e-5
 """Of the search cell's BatchNorm; PyTorch counts its momentum the other way round (0.1)."""
 
@@ -83,6 +85,25 @@ def batch_norm(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     centred = x - mean
     variance = tf.reduce_mean(tf.square(centred), 0)
     return centred * tf.math.rsqrt(variance + EPSILON), mean, variance
+
+
+def global_moments(x: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(mean, biased variance) of the parts (batch, width) of all replicas.
+
+    Two sums, the second of squares about the mean, for the reason that `normalisation` gives.
+
+    Args:
+        x: This replica's part.
+        count: Rows of all parts.
+    """
+    mean = sum_over_replicas(tf.reduce_sum(x, 0)) / count
+    squares = tf.reduce_sum(tf.math.squared_difference(x, mean), 0)
+    return mean, sum_over_replicas(squares) / count
+
+
+def normalise(x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    """(batch, width) by given moments (width,)."""
+    return (x - mean) * tf.math.rsqrt(variance + EPSILON)
 
 
 def mixed_operation(
