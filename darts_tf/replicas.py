@@ -11,20 +11,17 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from darts_tf.collective import count, is_in_one_order, sum_over_replicas
+
 SUM = tf.distribute.ReduceOp.SUM
-
-
-def count() -> int:
-    """Number of replicas that share the global batch; 1 outside a step of a strategy."""
-    if tf.distribute.in_cross_replica_context():
-        return 1
-    return tf.distribute.get_replica_context().num_replicas_in_sync
 
 
 def total(value):
     """The sum of a tensor, or of each of a structure of tensors, over the replicas."""
     if count() == 1:
         return value
+    if is_in_one_order():
+        return tf.nest.map_structure(sum_over_replicas, value)
     return tf.distribute.get_replica_context().all_reduce(SUM, value)
 
 

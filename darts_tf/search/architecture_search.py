@@ -1,12 +1,11 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from darts_tf import replicas
+from darts_tf import collective, replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.finite import FirstNotFinite
 from darts_tf.losses import per_example
@@ -150,35 +149,50 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         w = flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
-        train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
         streams = getattr(self.supernet, "stream_state", [])
         own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
-        kept = {}  # what the validation pass leaves in the variables of its stream
 
-        def validation_loss(w, alphas):
-            passed = self._evaluate(validation, w, alphas, replicas.total, own)
-            for variable, value in zip(
-                self.supernet.non_trainable_variables, passed.state, strict=True
-            ):
-                kept[id(variable)] = value
-            return passed.loss
+        def of_alphas():
+            train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
+            kept = {}  # what the validation pass leaves in the variables of its stream
+
+            def validation_loss(w, alphas):
+                passed = self._evaluate(validation, w, alphas, replicas.total, own)
+                for variable, value in zip(
+                    self.supernet.non_trainable_variables, passed.state, strict=True
+                ):
+                    kept[id(variable)] = value
+                return passed.loss
+
+            gradient = bilevel.architecture_gradient(
+                self.order,
+                train_loss,
+                validation_loss,
+                w,
+                alphas,
+                self._virtual_step(),
+                replicas.total,
+            )
+            return gradient, [kept[id(v)] for v, _ in streams], virtual_losses[:1]
 
         # Order of the paper's algorithm 1: alpha first.
-        gradient = bilevel.architecture_gradient(
-            self.order, train_loss, validation_loss, w, alphas, self._virtual_step(), replicas.total
-        )
+        gradient, kept, virtual_losses = collective.in_one_order(of_alphas)
         # A Keras optimizer sums over the replicas itself.
         self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
 
-        alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(w)
-            passed = self._evaluate(train, w, alphas, replicas.total)
-            # Each replica adds its share of the added losses, which are means over its part.
-            rows = replicas.rows(tf.shape(train[1])[0])
-            added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
-            objective = tf.add_n([passed.loss, *added])
-        g = unflatten(tape.gradient(objective, w), variables)
+        rows = replicas.rows(tf.shape(train[1])[0])
+
+        def of_weights():
+            alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
+            with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(w)
+                passed = self._evaluate(train, w, alphas, replicas.total)
+                # Each replica adds its share of the added losses, which are means over its part.
+                added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
+                objective = tf.add_n([passed.loss, *added])
+            return passed, unflatten(tape.gradient(objective, w), variables)
+
+        passed, g = collective.in_one_order(of_weights)
         counterparts = [counterpart for _, counterpart in streams]
         left_alone = {id(v) for v in (*self.supernet.architecture_parameters, *counterparts)}
         changed = []
@@ -190,12 +204,12 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 changed.append(variable)
         if not self.sync_batch_norm:
             replicas.average(changed)
-        for variable, counterpart in streams:
-            counterpart.assign(kept[id(variable)])
+        for (_, counterpart), value in zip(streams, kept, strict=True):
+            counterpart.assign(value)
         self.optimizer.apply(g, variables)
 
         if replicas.count() == 1:
-            computed = step_guard.Computed(virtual_losses[:1], gradient, passed.loss, g)
+            computed = step_guard.Computed(virtual_losses, gradient, passed.loss, g)
             checks = step_guard.checks(
                 self.supernet, self.order == "first", train, validation, began, computed
             )
@@ -327,8 +341,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         metric.update_state(share * (of_all / own), sample_weight=weight)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pass:
+class _Pass(NamedTuple):
     """What one pass gives.
 
     Attributes:

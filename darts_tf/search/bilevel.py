@@ -19,6 +19,7 @@ to reduce once.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -73,8 +74,7 @@ class VirtualStep:
         return tf.stop_gradient(tf.minimum(self.clip_norm / (tf.norm(g) + 1e-6), 1.0))
 
 
-@dataclasses.dataclass(frozen=True)
-class ArchitectureGradient:
+class ArchitectureGradient(NamedTuple):
     """What an architecture step computes.
 
     Attributes:

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.space import collective, functional
+from darts_tf import collective
+from darts_tf.space import functional
 from darts_tf.space.dual import Dual, Number, read
 from darts_tf.space.normalisation import MOMENTUM
 from darts_tf.space.primitives import Normalise, Primitive, Shapes, activation_function
@@ -274,7 +275,9 @@ class Block(keras.layers.Layer):
         if not training:
             return _traced(self.function, self._layout, False)(None, vector, statistics, *inputs)
         apply = _traced(self.function, self._layout, True)
-        y, batch = apply(collective.next_call(), vector, None, *inputs)
+        shared = replicas() > 1 and collective.is_in_one_order()
+        call = collective.next_call() if shared else None
+        y, batch = apply(call, vector, None, *inputs)
         if isinstance(y, Dual):  # one of the search's virtual passes
             return y
         kept = MOMENTUM * statistics
@@ -313,9 +316,9 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
     hundreds of blocks is then a graph of calls to a few functions, several times faster to build
     than one flat graph.
     """
-    if is_exporting() or (replicas() > 1 and tf.executing_eagerly()):
-        # Not all converters of graphs can read nested functions. Eager replicas take turns, so that
-        # none could wait for another within a function.
+    alone = replicas() == 1 or not training
+    if is_exporting() or not (alone or collective.is_in_one_order()):
+        # Not all converters of graphs can read nested functions.
         return _plain(function, layout, training)
     constants = [what for what in ("weights", "alphas") if not wants_gradient_of(what)]
     return _shared(function, layout, training, *constants)

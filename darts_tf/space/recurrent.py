@@ -9,9 +9,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from darts_tf import collective
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import RNN_PRIMITIVES, RecurrentGenotype, edge_offset
-from darts_tf.space import collective
 from darts_tf.space.fused import fused
 from darts_tf.space.recurrent_functions import (
     ACTIVATIONS,
@@ -159,7 +159,8 @@ class RecurrentSearchCell(keras.layers.Layer):
         xW = tf.ensure_shape(xW, [None, hidden.shape[0], 2 * n])
         running = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
         if training:
-            count = collective.sum_over_replicas(tf.cast(tf.shape(hidden)[0], inputs.dtype))
+            count = tf.cast(tf.shape(hidden)[0], inputs.dtype)
+            count = count if replicas() == 1 else collective.sum_over_replicas(count)
 
         def normalised(x):
             if not training:

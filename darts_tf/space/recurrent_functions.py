@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from darts_tf.space.collective import sum_over_replicas
+from darts_tf.collective import sum_over_replicas
 
 MOMENTUM, EPSILON = 0.9, 1e-5
 """Of the search cell's BatchNorm; PyTorch counts its momentum the other way round (0.1)."""

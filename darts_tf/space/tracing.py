@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from darts_tf import collective
+
 _exporting = contextvars.ContextVar("exporting", default=False)
 _local_statistics = contextvars.ContextVar("local_statistics", default=False)
 _gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alphas"))
@@ -63,9 +65,7 @@ def replicas() -> int:
 
     1 outside a replica context, and with local statistics.
     """
-    if _local_statistics.get() or tf.distribute.in_cross_replica_context():
-        return 1
-    return tf.distribute.get_replica_context().num_replicas_in_sync
+    return 1 if _local_statistics.get() else collective.count()
 
 
 def on_gpu() -> bool:

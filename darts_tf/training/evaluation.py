@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from darts_tf import finite, replicas
+from darts_tf import collective, finite, replicas
 from darts_tf.errors import InputError
 from darts_tf.losses import per_example
 from darts_tf.space.tracing import local_statistics
@@ -98,20 +98,26 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         variables = self.network.trainable_variables
         step = tf.convert_to_tensor(self.optimizer.iterations)
         began = [tf.convert_to_tensor(v) for v in variables]
-        with local_statistics(not self.sync_batch_norm), tf.GradientTape() as tape:
-            outputs = self.network.forward(x, training=True)
-            losses = self.per_example_loss(y, outputs.logits)
-            if outputs.auxiliary_logits is not None:
-                auxiliary = self.per_example_loss(y, outputs.auxiliary_logits)
-                losses += self.auxiliary_weight * auxiliary
-            if weight is not None:
-                losses *= tf.cast(weight, losses.dtype)
-            # This replica's share of the mean over the global batch; the optimizer sums the shares.
-            rows = replicas.rows(tf.shape(losses)[0])
-            loss = tf.reduce_sum(losses) / tf.cast(rows.all, losses.dtype)
+        # This replica's share of the mean over the global batch; the optimizer sums the shares.
+        rows = replicas.rows(tf.shape(y)[0])
+
+        def compute():
+            with tf.GradientTape() as tape:
+                outputs = self.network.forward(x, training=True)
+                losses = self.per_example_loss(y, outputs.logits)
+                if outputs.auxiliary_logits is not None:
+                    auxiliary = self.per_example_loss(y, outputs.auxiliary_logits)
+                    losses += self.auxiliary_weight * auxiliary
+                if weight is not None:
+                    losses *= tf.cast(weight, losses.dtype)
+                loss = tf.reduce_sum(losses) / tf.cast(rows.all, losses.dtype)
             gradients = tape.gradient(
                 loss, [v.value for v in variables], unconnected_gradients="zero"
             )
+            return outputs.logits, losses, gradients
+
+        with local_statistics(not self.sync_batch_norm):
+            logits, losses, gradients = collective.in_one_order(compute)
         if not self.sync_batch_norm:
             replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)
@@ -123,7 +129,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
             step, finite.step_checks(variables, began, checks, gradients), rows
         )
         self._mean_loss.update_state(losses)
-        return self.compute_metrics(x, y, outputs.logits, weight)
+        return self.compute_metrics(x, y, logits, weight)
 
     def test_step(self, data):
         """Evaluates with running statistics, without the auxiliary head."""

@@ -20,7 +20,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
 
-from darts_tf.space import collective
+from darts_tf import collective
 
 
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
