@@ -57,14 +57,15 @@ def in_one_order(compute: Callable[[], Any]) -> Any:
     if count() == 1 or tf.executing_eagerly():
         return compute()
 
-    def ordered():
+    def ordered(resource):
         token = _within.set(_InOrder())
         try:
             return compute()
         finally:
             _within.reset(token)
 
-    return tf.function(ordered, autograph=False)()
+    # What names a resource keeps to the order of that one only: not after the other replicas' sums.
+    return tf.function(ordered, autograph=False)(_resource())
 
 
 def is_in_one_order() -> bool:

@@ -55,7 +55,9 @@ def derivatives(compute, x):
 
 
 def step(x):
-    return *derivatives(in_functions, x), *derivatives(in_loop, x)
+    return collective.in_one_order(
+        lambda: [*derivatives(in_functions, x), *derivatives(in_loop, x)]
+    )
 
 
 @tf.function(autograph=False)
