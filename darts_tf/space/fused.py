@@ -26,8 +26,9 @@ def fused(
     """A function of tensors that runs as one kernel and whose gradient does.
 
     Args:
-        function: Takes tensors, returns a tensor or a tuple of tensors; no variables, no matrix
-            products, nothing that depends on anything but its arguments.
+        function: Takes tensors, of which those of whole numbers have no gradient, and returns a
+            tensor or a tuple of tensors; no variables, no matrix products, nothing that depends on
+            anything but its arguments.
         separate: Arguments, by position, whose gradient is computed by a kernel of its own. It
             is left out of the graph where nobody asks for that gradient; those of all other
             arguments are computed together.
@@ -53,7 +54,7 @@ def fused(
                 output_gradients=upstream,
                 unconnected_gradients="zero",
             )
-            return tuple(gradients)
+            return tuple(map(tf.convert_to_tensor, gradients))
 
         if (wanted, count) not in pulls:
             pulls[wanted, count] = fused(gradient, separate, jit_compile)
@@ -67,30 +68,47 @@ def fused(
         count = counts[0]
         arguments, upstream = op.inputs[-count:], upstream[:-count]
         found = {}
-        together = tuple(i for i in range(count) if i not in separate)
-        for wanted in (together, *((i,) for i in separate if i < count)):
+        floating = [i for i in range(count) if arguments[i].dtype.is_floating]
+        together = tuple(i for i in floating if i not in separate)
+        for wanted in (together, *((i,) for i in separate if i in floating)):
             if wanted:
                 gradients = tf.nest.flatten(pull(wanted, count)(*arguments, *upstream))
                 found.update(zip(wanted, gradients, strict=True))
-        return [None] * len(upstream) + [found[i] for i in range(count)]
+        return [None] * len(upstream) + [found.get(i) for i in range(count)]
 
     def call(*arguments):
         counts[:] = [len(arguments)]
         if tf.executing_eagerly():
             return compiled(*arguments)
-        graph = tf.compat.v1.get_default_graph()
-        if _LOOP in type(graph).__name__:
-            # Nothing but the gradient below is ever asked for here. TensorFlow need not prepare
+        if in_loop():
+            # Nothing but the gradient above is ever asked for here. TensorFlow need not prepare
             # another for each call, which takes most of the tracing's time.
             results = compiled(*map(tf.stop_gradient, arguments))
         else:
             results = compiled(*arguments)  # a tape takes the function's own gradient
-        # The gradient reads its arguments from the operation that it belongs to. Those that
-        # tf.custom_gradient keeps are of the graph in which the function was called, and the
-        # gradient of a gradient of a loop is made in another.
-        flat = tf.nest.flatten(results)
-        with graph.gradient_override_map({"IdentityN": name}):
-            tied = tf.identity_n([*flat, *map(tf.convert_to_tensor, arguments)])
-        return tf.nest.pack_sequence_as(results, tied[: len(flat)])
+        return tied(results, arguments, name)
 
     return call
+
+
+def in_loop() -> bool:
+    """Whether what is called now becomes part of a loop's body, or of a gradient of one."""
+    return _LOOP in type(tf.compat.v1.get_default_graph()).__name__
+
+
+def tied(results: Any, arguments: Sequence[Any], gradient: str) -> Any:
+    """The results of a function, with a registered gradient (`tf.RegisterGradient`).
+
+    The gradient reads its arguments from the operation that it belongs to: after the results, its
+    inputs are the arguments. Those that `tf.custom_gradient` keeps are of the graph in which the
+    function was called, and the gradient of a gradient of a loop is made in another.
+
+    Args:
+        results: A tensor, or a structure of tensors.
+        arguments: What they were computed from.
+        gradient: The name of the gradient.
+    """
+    flat = tf.nest.flatten(results)
+    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": gradient}):
+        both = tf.identity_n([*flat, *map(tf.convert_to_tensor, arguments)])
+    return tf.nest.pack_sequence_as(results, both[: len(flat)])

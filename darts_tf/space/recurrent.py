@@ -13,6 +13,7 @@ from darts_tf import collective
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import RNN_PRIMITIVES, RecurrentGenotype, edge_offset
 from darts_tf.space.fused import fused
+from darts_tf.space.masked_product import masked_product
 from darts_tf.space.recurrent_functions import (
     ACTIVATIONS,
     INITIAL_RANGE,
@@ -112,16 +113,7 @@ class RecurrentSearchCell(keras.layers.Layer):
             )
             for kind, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
         )
-        self._edge = fused(
-            lambda pre, p, state: mixed_operation(pre, state, p, self.primitives),
-            separate=(1,),
-            jit_compile=jit_compile,
-        )
-        # Not compiled, XLA's products being slower; here for what it keeps for the gradient, which
-        # is each state once and not once more for each node that reads it.
-        self._product = [
-            fused(_product_of_all, separate=(0,), jit_compile=False) for _ in range(num_nodes)
-        ]
+        self._edge = fused(self._mixed_operation, separate=(1,), jit_compile=jit_compile)
         self._highway = fused(highway, jit_compile=jit_compile)
         self._batch_norm = fused(batch_norm, jit_compile=jit_compile)
         self._normalise = fused(normalise, jit_compile=jit_compile)  # with several replicas
@@ -151,8 +143,6 @@ class RecurrentSearchCell(keras.layers.Layer):
         masked = inputs if input_mask is None else inputs * input_mask
         W0 = tf.convert_to_tensor(self.W0)
         W = [tf.convert_to_tensor(w) for w in self.W]
-        rows = tf.unstack(weights)
-        rows = [rows[edge_offset(i, 1) : edge_offset(i + 1, 1)] for i in range(nodes)]
         # The input's half of node 0, for all time steps in one product.
         xW = tf.matmul(tf.reshape(masked, [-1, n]), W0[:n])
         xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * n])
@@ -174,8 +164,13 @@ class RecurrentSearchCell(keras.layers.Layer):
             pre = xW + tf.matmul(h * hidden_mask, W0[n:])
             states, means, variances = ([first] for first in normalised(self._highway(pre, h)))
             for i in range(nodes):
-                pre = tf.unstack(self._product[i](W[i], hidden_mask, *states))
-                edges = [self._edge(*e) for e in zip(pre, rows[i], states, strict=True)]
+                pre = tf.unstack(masked_product(W[i], hidden_mask, *states))
+                edges = [
+                    self._edge(pre, weights, tf.constant(edge), state)
+                    for edge, (pre, state) in enumerate(
+                        zip(pre, states, strict=True), edge_offset(i, 1)
+                    )
+                ]
                 node = normalised(tf.add_n(edges))
                 for collected, new in zip((states, means, variances), node, strict=True):
                     collected.append(new)
@@ -197,6 +192,10 @@ class RecurrentSearchCell(keras.layers.Layer):
             self._update(self.moving_variance, variances * (count / (count - 1)))
         return Unrolled(outputs, last, states)
 
+    def _mixed_operation(self, pre, weights, edge, state):
+        # All weights and a number: a loop carries each tensor by itself, in each of its gradients.
+        return mixed_operation(pre, state, tf.gather(weights, edge), self.primitives)
+
     def _update(self, statistic: keras.Variable, batches: tf.Tensor) -> None:
         """r <- 0.9 r + 0.1 b for every b of (time, calls, width) in turn, as one weighted sum."""
         batches = tf.stop_gradient(tf.reshape(batches, [-1, self.width]))
@@ -216,14 +215,6 @@ class RecurrentSearchCell(keras.layers.Layer):
             "primitives": list(self.primitives),
             "jit_compile": self.jit_compile,
         }
-
-
-def _product_of_all(W, mask, *states):
-    """(s_j o m_h) W of i states as one product: (i batch, n) x (n, 2 n) -> (i, batch, 2 n)."""
-    stacked = tf.stack(states) * mask
-    pre = tf.matmul(tf.reshape(stacked, [-1, W.shape[0]]), W)
-    pre = tf.reshape(pre, [len(states), tf.shape(mask)[0], W.shape[1]])
-    return tf.ensure_shape(pre, [len(states), mask.shape[0], W.shape[1]])
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
