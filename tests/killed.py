@@ -11,8 +11,11 @@ MOMENT is what happens and, after a colon, when, counted from the start of this 
     record:N      SIGKILL within the Nth line that is added to metrics.jsonl or times.jsonl
     alphas:N      SIGKILL before alphas.npz is replaced for the Nth time
     seconds:S     SIGKILL S seconds after the training began
+
+A process that frees what it holds before it ends, which may take long, says "unloads".
 """
 
+import atexit
 import importlib
 import os
 import signal
@@ -86,8 +89,9 @@ def arrange(kind: str, when: str) -> None:
 
 
 if __name__ == "__main__":
-    moment, name, *arguments = sys.argv[1:]
+    moment, name, *sys.argv[1:] = sys.argv[1:]
+    atexit.register(print, "unloads", flush=True)
     if moment != "never":
         arrange(*moment.split(":"))
     program = importlib.import_module(f"darts_tf.bin.{name}")
-    sys.exit(common.run(program.__doc__, program.define_flags, program.main, arguments))
+    sys.exit(common.run(program.__doc__, program.define_flags, program.main))
