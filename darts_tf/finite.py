@@ -128,33 +128,37 @@ def variables_of(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
 class FirstNotFinite:
     """Looks at what a model's steps compute, and remembers what was first not finite.
 
-    A good step costs a pass over the weights. Nothing is copied to the host until `read`.
+    A good step costs a pass over the weights. Each replica looks at its own examples and keeps a
+    record of its own: nothing is exchanged, and nothing copied to the host, until `read`.
     """
 
     def __init__(self):
         # Step, check, number in it, and the largest batch.
-        self._record = keras.Variable(
+        record = self._record = keras.Variable(
             np.array([-1, -1, -1, 0]),
             dtype="int64",
             trainable=False,
-            aggregation="only_first_replica",
+            aggregation="none",
             name="first_not_finite",
+        )
+        strategy = self._strategy = tf.distribute.get_strategy()
+        self._of_all_replicas = tf.function(
+            lambda: strategy.gather(
+                strategy.run(lambda: tf.convert_to_tensor(record)[tf.newaxis]), axis=0
+            ),
+            autograph=False,
         )
         self._checks: list[Check] = []
         self._by_example: list[bool] = []
 
     def look(self, step: tf.Tensor, checks: Sequence[Check], rows: replicas.Rows) -> None:
-        """Looks at a step; part of its graph. Of several replicas it does not look at any.
-
-        (They would have to agree on what was first, by one more exchange in every step.)
+        """Looks at a step; part of its graph.
 
         Args:
             step: The number of steps that were done before.
             checks: In the order in which they were computed.
             rows: Those of the training batch.
         """
-        if replicas.count() > 1:
-            return
         checks = [
             dataclasses.replace(c, tensors=floats)
             for c in checks
@@ -174,10 +178,19 @@ class FirstNotFinite:
         self._record.assign(tf.concat([new, [largest]], 0))
 
     def read(self) -> Found | None:
-        """What was first, or None if all was finite."""
-        step, check, number, batch_size = map(int, keras.ops.convert_to_numpy(self._record))
-        if check < 0:
+        """What was first, or None if all was finite. Of several workers all must ask together.
+
+        What is not finite reaches the other replicas in what is computed after it: the first check
+        is the smallest of any replica.
+        """
+        if self._strategy.num_replicas_in_sync == 1:
+            records = keras.ops.convert_to_numpy(self._record)[np.newaxis]
+        else:
+            records = self._of_all_replicas().numpy()
+        bad = [tuple(map(int, record)) for record in records if record[1] >= 0]
+        if not bad:
             return None
+        step, check, number, batch_size = min(bad)
         found = self._checks[check]
         where = example = None
         if self._by_example[check]:

@@ -6,9 +6,11 @@ therefore knows where its examples stand in the global batch from n alone, and w
 random for an example depends on the step and on this place, not on the number of replicas.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from darts_tf.collective import count, is_in_one_order, sum_over_replicas
@@ -86,6 +88,49 @@ def average(variables: list[keras.Variable]) -> None:
         return
     for variable, value in zip(variables, total([v.value for v in variables]), strict=True):
         variable.assign(value / count())
+
+
+class Parts:
+    """What each replica has of the variables that are summed when they are read, as of metrics.
+
+    Their sum alone would not do to go on exactly: later summands would be rounded otherwise.
+
+    Args:
+        strategy: The strategy.
+        variables: Any; of one replica, and of those that all replicas have alike, there are none.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, variables: Iterable[keras.Variable]):
+        several = strategy.num_replicas_in_sync > 1
+        summed = [v for v in variables if several and v.synchronization == "on_read"]
+        self.variables, self._strategy = summed, strategy
+
+        def of_all():
+            of_each = strategy.run(lambda: [tf.convert_to_tensor(v)[tf.newaxis] for v in summed])
+            return [strategy.gather(value, axis=0) for value in of_each]
+
+        self._of_all = tf.function(of_all, autograph=False)
+
+    def get(self) -> list[np.ndarray]:
+        """The values (replicas, ...) of each of the variables; all workers must ask together."""
+        return [value.numpy() for value in self._of_all()] if self.variables else []
+
+    def set(self, values: Sequence[np.ndarray]) -> None:
+        """Gives every replica its own again; nothing if there were more of them, or fewer.
+
+        Args:
+            values: As from `get`.
+        """
+        replicas = self._strategy.num_replicas_in_sync
+        if [value.shape for value in values] != [(replicas, *v.shape) for v in self.variables]:
+            return
+
+        def set_own():
+            own = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.value.assign(tf.gather(tf.constant(value, variable.dtype), own))
+
+        self._strategy.run(set_own)
 
 
 def _deals(strategy: tf.distribute.Strategy) -> bool:

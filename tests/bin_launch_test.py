@@ -12,7 +12,7 @@ import pytest
 
 from darts_tf.bin import launch
 from darts_tf.errors import InputError
-from tests.programs import ROOT, alphas
+from tests.programs import ROOT, alphas, digests
 
 SEARCH = (
     *("search_cnn", "--order=first", "--nodes=1", "--epochs=4", "--layers=1"),
@@ -68,7 +68,7 @@ def test_two_workers_find_what_one_process_does(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker_ends_the_others_and_all_together_go_on(victim, whole, tmp_path):
-    command = ("--", *SEARCH, f"--workdir={tmp_path}")
+    command = ("--", *SEARCH, "--checkpoint_minutes=0", f"--workdir={tmp_path}")
     process = started(*command)
     workers = [int(process.stderr.readline().split()[-1]) for _ in range(2)]
     for line in process.stdout:
@@ -85,8 +85,11 @@ def test_a_killed_worker_ends_the_others_and_all_together_go_on(victim, whole, t
     said, complained = again.communicate()
     assert again.returncode == 0, complained[-3000:]
     assert re.search(r"search goes on after epoch [1-4]/4", said)
-    for name, value in alphas(whole).items():
-        np.testing.assert_array_equal(alphas(tmp_path)[name], value, name)
+    # Alphas, weights, optimizers, genotype, metrics: bit for bit those of the two undisturbed ones.
+    expected = digests(whole)
+    assert digests(tmp_path) == expected
+    assert {"alphas.npz", "metrics.jsonl", "genotype.json"} < set(expected)
+    assert any(name.endswith(".checkpoint") for name in expected)
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Two and three replicas compute what one does on the same global batches, on logical CPUs."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from darts_tf.bin import launch
 from tests import replicas_program
 
 EQUAL = [case for case in replicas_program.CASES if case != "divergence"]
@@ -81,3 +83,18 @@ def test_the_comparison_sees_a_difference(results):
     name = next(name for name in one if name.startswith("train_cnn|weights"))
     other[name] = one[name] * (1 + 1e-9)
     assert largest_difference(one, other, "train_cnn")["weights"] > replicas_program.BOUND
+
+
+@pytest.mark.slow
+def test_replicas_and_workers_say_what_one_says_of_what_is_not_finite(tmp_path):
+    command = [sys.executable, "-m", "tests.not_finite_program", str(tmp_path)]
+    subprocess.run(command, check=True)
+    assert launch.run_workers(command, 2) == 0
+    said = {path.stem: json.loads(path.read_text("utf-8")) for path in tmp_path.iterdir()}
+    one = said.pop("1")
+    assert sorted(said) == ["2", "worker_0", "worker_1"]
+    for which, words in said.items():
+        assert words == one, which
+    # What one says is tested in training_guards_test; this is of the other replica's examples.
+    for case, example in {"training example": 2, "validation example": 3, "example": 3}.items():
+        assert f"It is example {example} of the step's batch, counted from 0" in one[case][0]

@@ -1,5 +1,6 @@
 """What the tests of the programs share: running one in this process, and tiny data sets."""
 
+import hashlib
 import json
 import pathlib
 import types
@@ -65,3 +66,19 @@ def alphas(folder):
     """The arrays of a search's alphas.npz."""
     with np.load(pathlib.Path(folder) / "alphas.npz", allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def digests(folder):
+    """What a finished run left, by file; without times."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        if path.suffix in (".jsonl", ".json", ".npz", ".svg") and path.name != "times.jsonl":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for checkpoints in folder.rglob("checkpoints"):
+        newest = max(checkpoints.glob("*.checkpoint"))
+        manifest, values = newest.read_bytes().split(b"\n", 2)[1:]
+        manifest = json.loads(manifest)
+        assert manifest.pop("seconds") == 0
+        found[str(newest.relative_to(folder))] = (manifest, hashlib.sha256(values).hexdigest())
+    return found

@@ -141,6 +141,10 @@ DAMAGE = {
         lambda c: sealed(c, lambda m: [1, 2]),
         "is damaged: it does not say what it holds",
     ),
+    "parts": (
+        lambda c: sealed(c, lambda m: {**m, "parts": [[1.0, 10**400]]}),
+        "is damaged: it does not say what it holds",
+    ),
 }
 
 
@@ -163,6 +167,17 @@ def test_the_one_before_is_used_and_the_user_told_which_and_why(kind, saved, cap
     assert line.endswith("; going on from 000001-00000000.checkpoint")
     # Out of the way, so that it is not taken for the newest for ever.
     assert path.with_name(path.name + ".unusable").exists() and not path.exists()
+
+
+def test_of_more_replicas_the_sums_are_used(saved):
+    path = newest(saved)
+    path.write_bytes(sealed(path.read_bytes(), lambda m: {**m, "parts": [[1.5, 0.5]]}))
+    checkpoints = make(saved)
+    state = checkpoints.restore()
+    assert state.position == (1, 2) and [part.tolist() for part in state.parts] == [[1.5, 0.5]]
+    expected = make(saved)
+    fill(expected, 2)
+    assert values(checkpoints) == values(expected)
 
 
 def test_two_bad_ones_are_passed_over(saved, capsys):

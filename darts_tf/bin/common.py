@@ -43,11 +43,13 @@ def run(
         description: What the program does; the first lines of its help.
         define_flags: Defines the program's flags.
         main: The program; returns an exit code, None for 0.
-        arguments: Command line without the program's name; that of the process by default.
+        arguments: Command line without the program's name; that of the process by default, which
+            then ends here when it is stopped by a signal.
     """
     # TensorFlow's start-up notes stay off the terminal; read when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = sys.argv[1:] if arguments is None else arguments
+    of_process = arguments is None
+    arguments = sys.argv[1:] if of_process else arguments
     values = flags.FlagValues()
     define_flags(values)
     if any(argument in HELP_FLAGS for argument in arguments):
@@ -84,6 +86,10 @@ def run(
             f"stopped by {stopped}; what was done is saved. Run the same command again to go on.",
             flush=True,
         )
+        # Nothing is left to be written, and whoever stops a run waits for its end: to free its
+        # graphs takes seconds. (Other workers, which may still be writing, would miss this one.)
+        if of_process and not multi_worker(values):
+            os._exit(STOPPED)
         return STOPPED
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)

@@ -146,6 +146,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
 
     def _train_step(self, train, validation):
         variables = self.supernet.network_parameters
+        rows, of_validation = (replicas.rows(tf.shape(y)[0]) for _, y, _ in (train, validation))
         w = flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
         step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
@@ -180,8 +181,6 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         # A Keras optimizer sums over the replicas itself.
         self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
 
-        rows = replicas.rows(tf.shape(train[1])[0])
-
         def of_weights():
             alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
             with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -208,14 +207,18 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             counterpart.assign(value)
         self.optimizer.apply(g, variables)
 
-        if replicas.count() == 1:
-            computed = step_guard.Computed(virtual_losses, gradient, passed.loss, g)
-            checks = step_guard.checks(
-                self.supernet, self.order == "first", train, validation, began, computed
-            )
-            self.first_not_finite.look(step, checks, rows)
-        self._update_loss(self._train_loss, passed.loss, train)
-        self._update_loss(self._validation_loss, gradient.validation_loss, validation)
+        checks = step_guard.checks(
+            self.supernet,
+            self.order == "first",
+            train,
+            validation,
+            (rows, of_validation),
+            began,
+            step_guard.Computed(virtual_losses, gradient, passed.loss, g),
+        )
+        self.first_not_finite.look(step, checks, rows)
+        _update_loss(self._train_loss, passed.loss, train, rows)
+        _update_loss(self._validation_loss, gradient.validation_loss, validation, of_validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
 
     def test_step(self, data):
@@ -332,14 +335,6 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             loss.along = along
         return loss
 
-    def _update_loss(self, metric, share, batch) -> None:
-        """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
-        y = batch[1]
-        rows = replicas.rows(tf.shape(y)[0])
-        own, of_all = (tf.cast(number, share.dtype) for number in (rows.own, rows.all))
-        weight = tf.cast(tf.size(y), share.dtype)
-        metric.update_state(share * (of_all / own), sample_weight=weight)
-
 
 class _Pass(NamedTuple):
     """What one pass gives.
@@ -355,6 +350,13 @@ class _Pass(NamedTuple):
     outputs: tf.Tensor
     state: list[tf.Tensor]
     added: list[tf.Tensor]
+
+
+def _update_loss(metric, share, batch, rows: replicas.Rows) -> None:
+    """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
+    own, of_all = (tf.cast(number, share.dtype) for number in (rows.own, rows.all))
+    weight = tf.cast(tf.size(batch[1]), share.dtype)
+    metric.update_state(share * (of_all / own), sample_weight=weight)
 
 
 def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from darts_tf import finite, replicas
+from darts_tf import finite
 from darts_tf.finite import Check, variables_of
+from darts_tf.replicas import Rows
 from darts_tf.search.bilevel import ArchitectureGradient
 
 
@@ -17,6 +18,8 @@ class Computed(NamedTuple):
         gradient: Of the alphas, with the loss of the validation batch.
         loss: Of the training batch, at the new alphas.
         g: The gradients of the weights.
+
+    Of several replicas each has its share of these; what they sum to is in the next variables.
     """
 
     virtual_losses: list[tf.Tensor]
@@ -30,6 +33,7 @@ def checks(
     first_order: bool,
     train: tuple,
     validation: tuple,
+    rows: tuple[Rows, Rows],
     began: tuple,
     computed: Computed,
 ) -> list[Check]:
@@ -40,6 +44,7 @@ def checks(
         first_order: Whether there was no virtual step.
         train: The training batch: (x, y, weight of each example or None).
         validation: The validation batch, likewise.
+        rows: Those of the training batch and of the validation batch.
         began: The vector of the weights and the alphas with which the step began.
         computed: What it computed.
     """
@@ -57,9 +62,8 @@ def checks(
         Check("weights with which the step began", [began[0]], **of_weights, **outside),
         Check("alphas with which the step began", began[1], **of_alphas, **outside),
     ]
-    for name, batch in (("training", train), ("validation", validation)):
-        rows = replicas.rows(tf.shape(batch[1])[0])
-        read += finite.batch_checks(name, *batch, rows)
+    read += finite.batch_checks("training", *train, rows[0])
+    read += finite.batch_checks("validation", *validation, rows[1])
     of_training, of_validation = "loss of the training batch", "loss of the validation batch"
     after = [[tf.convert_to_tensor(v) for v in variables] for variables in (alphas, weights)]
     gradient = computed.gradient

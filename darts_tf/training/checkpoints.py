@@ -7,6 +7,9 @@ they lie in memory:
     {"epoch": 3, "step": 0, "seconds": 0.0, "settings": {...}, "variables": [[shape, type], ...]}
     ...
 
+A run on several replicas has "parts" too: what each replica has of the metrics, whose sums are
+among the values. They are used by as many replicas.
+
 Reading one allocates what the variables need and no more, and executes nothing.
 """
 
@@ -21,8 +24,9 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from darts_tf import files
+from darts_tf import files, replicas
 from darts_tf.errors import InputError
 from darts_tf.reading import parse_json
 
@@ -69,11 +73,13 @@ class State:
         position: Where the run was.
         seconds: What the unfinished epoch has taken so far.
         values: The values of the variables.
+        parts: What each replica has of some of them; see `replicas.Parts`.
     """
 
     position: Position
     seconds: float
     values: list[np.ndarray]
+    parts: Sequence[np.ndarray] = ()
 
 
 class Checkpoints:
@@ -86,6 +92,7 @@ class Checkpoints:
         settings: What makes the run this run; a checkpoint of others is not used.
         keep: How many are kept, 1 or more.
         writes: Whether this process saves them; of several workers the first does.
+        strategy: On which devices the run is; None for one.
     """
 
     def __init__(
@@ -95,12 +102,14 @@ class Checkpoints:
         settings: Mapping[str, Any] | None = None,
         keep: int = 3,
         writes: bool = True,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.folder = pathlib.Path(folder)
         self.variables = list(variables)
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self.keep, self.writes = keep, writes
         self.newest: Position | None = None
+        self._parts = replicas.Parts(strategy or tf.distribute.get_strategy(), self.variables)
 
     def save(self, position: Position, seconds: float = 0.0) -> None:
         """Saves the present state, and removes the oldest.
@@ -110,6 +119,7 @@ class Checkpoints:
         """
         # Metrics are summed over all workers when they are read, so that all must read them.
         values = [v.value.numpy() for v in self.variables]
+        parts_of_replicas = self._parts.get()
         if not self.writes:
             self.newest = position
             return
@@ -119,17 +129,19 @@ class Checkpoints:
             "settings": self.settings,
             "variables": self._described(),
         }
-        parts = [json.dumps(manifest).encode() + b"\n"]
-        parts += [value.tobytes() for value in values]
-        total, digest = sum(map(len, parts)), hashlib.sha256()
-        for part in parts:
-            digest.update(part)
+        if parts_of_replicas:
+            manifest["parts"] = [value.tolist() for value in parts_of_replicas]
+        pieces = [json.dumps(manifest).encode() + b"\n"]
+        pieces += [value.tobytes() for value in values]
+        total, digest = sum(map(len, pieces)), hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
         head = b"%s %d %s %d\n" % (_NAME, FORMAT, digest.hexdigest().encode(), total)
         files.make_folder(self.folder)
         path = self.folder / _file_name(position)
         with files.replacing(path, len(head) + total) as partial, open(partial, "wb") as file:
-            for part in (head, *parts):
-                file.write(part)
+            for piece in (head, *pieces):
+                file.write(piece)
         self.newest = position
         for old in self._paths()[self.keep :]:
             old.unlink(missing_ok=True)
@@ -167,6 +179,7 @@ class Checkpoints:
         """Sets the variables to a state."""
         for variable, value in zip(self.variables, state.values, strict=True):
             variable.assign(value)
+        self._parts.set(state.parts)
 
     def _paths(self) -> list[pathlib.Path]:
         """The files, the newest first."""
@@ -210,10 +223,11 @@ class Checkpoints:
             position = Position(manifest["epoch"], manifest["step"])
             seconds, settings = manifest["seconds"], manifest["settings"]
             shapes = manifest["variables"]
+            parts = [np.array(part, np.float64) for part in manifest.get("parts", [])]
             whole = all(type(number) is int and number >= 0 for number in position)
             if not (whole and type(seconds) in (int, float) and isinstance(settings, dict)):
                 raise TypeError
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise Unusable("is damaged: it does not say what it holds") from error
         if path.name != _file_name(position):
             raise Unusable(f"is of another place in the run, and was named {_file_name(position)}")
@@ -225,7 +239,7 @@ class Checkpoints:
         for (shape, dtype), size in zip(described, sizes, strict=True):
             values.append(np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape))
             offset += size
-        return State(position, seconds, values)
+        return State(position, seconds, values, parts)
 
 
 def _file_name(position: Position) -> str:

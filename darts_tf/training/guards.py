@@ -17,8 +17,9 @@ class StopOnNotFinite(keras.callbacks.Callback):
     """Ends a training when its data, losses, gradients, alphas or weights become NaN or infinite.
 
     The models of this package remember on the device what was first, and in which step; it is read
-    every `window` steps and at the end of an epoch. Of other models, and of several replicas, the
-    metrics are looked at after every step, and the alphas, if there are any, every `window` steps.
+    every `window` steps and at the end of an epoch, and is the same on any number of replicas and
+    workers. Of other models the metrics are looked at after every step, and the alphas, if there
+    are any, every `window` steps.
 
     At the end of an epoch everything that a checkpoint would hold is looked at: put this callback
     before those that save, so that they never save a bad state.
@@ -40,8 +41,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Looks at what the training begins with."""
         self._epoch, self._done, self._looked = 0, 0, 0
-        several = self.model.distribute_strategy.num_replicas_in_sync > 1
-        self._first = None if several else getattr(self.model, "first_not_finite", None)
+        self._first = getattr(self.model, "first_not_finite", None)
         if self._first is not None:
             self._first.forget()
         bad = _first_bad(self.model.variables)

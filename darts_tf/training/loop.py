@@ -155,6 +155,7 @@ class _Training:
             run.settings,
             run.saving.keep,
             writes=self.workers.is_chief,
+            strategy=model.distribute_strategy,
         )
 
     def run_all(self) -> Position:
