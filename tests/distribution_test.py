@@ -63,8 +63,7 @@ def test_replicas_compute_what_one_does(replicas, case, results):
     differences = largest_difference(results(1), results(replicas), case)
     assert "metrics" in differences
     for kind, difference in differences.items():
-        bound = replicas_program.LARGER.get((case, kind), replicas_program.BOUND)
-        assert difference <= bound, (case, kind, difference)
+        assert difference <= replicas_program.BOUND, (case, kind, difference)
 
 
 @pytest.mark.slow
