@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.space import functional
-from darts_tf.space.tracing import gradients_of
+from darts_tf.space.tracing import gradients_of, keeping
 
 CHANNELS = (3, 4)
 
@@ -50,9 +50,12 @@ FUNCTIONS = {
         lambda size: [(size, size, CHANNELS[0], 1), (1, 1, *CHANNELS)],
     ),
 }
+FUNCTIONS["separable, keeping"] = (keeping()(functional.separable), *FUNCTIONS["separable"][1:])
 CASES = [
     *(("depthwise", size, stride) for size in (3, 5, 7) for stride in (1, 2)),
     *(("separable", size, stride) for size in (3, 5, 7) for stride in (1, 2)),
+    ("separable, keeping", 5, 1),
+    ("separable, keeping", 3, 2),
     ("pointwise", 1, 1),
 ]
 # 3 x 2 is smaller than the wide kernels: whole columns of them meet nothing but padding.

@@ -12,7 +12,7 @@ from darts_tf.losses import per_example
 from darts_tf.search import bilevel, step_guard
 from darts_tf.search.search_space import SearchSpace, check_supernet
 from darts_tf.search.virtual_step import flatten, next_step, unflatten
-from darts_tf.space.tracing import gradients_of, local_statistics
+from darts_tf.space.tracing import gradients_of, keeping, local_statistics
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
@@ -141,7 +141,10 @@ class ArchitectureSearch(replicas.ReplicatedModel):
 
     def train_step(self, data):
         """One step of alpha, then one step of w."""
-        with local_statistics(not self.sync_batch_norm):
+        # In exact second order the pass along a direction needs the most memory. What the others
+        # keep is gone by then.
+        keeps = keeping(self.order == "second_exact")
+        with local_statistics(not self.sync_batch_norm), keeps:
             return self._train_step(*_unpack_pair(data))
 
     def _train_step(self, train, validation):

@@ -16,7 +16,7 @@ from darts_tf.space.dual import Dual, Number, read
 from darts_tf.space.normalisation import MOMENTUM
 from darts_tf.space.primitives import Normalise, Primitive, Shapes, activation_function
 from darts_tf.space.state import State
-from darts_tf.space.tracing import is_exporting, replicas, wants_gradient_of
+from darts_tf.space.tracing import is_exporting, is_keeping, replicas, wants_gradient_of
 
 
 class BatchNorms:
@@ -321,7 +321,8 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
         # Not all converters of graphs can read nested functions.
         return _plain(function, layout, training)
     constants = [what for what in ("weights", "alphas") if not wants_gradient_of(what)]
-    return _shared(function, layout, training, *constants)
+    kept = ["kept"] if is_keeping() else []
+    return _shared(function, layout, training, *constants, *kept)
 
 
 def _plain(function, layout, training, *constants):

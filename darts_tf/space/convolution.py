@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from darts_tf.space.dual import Number, bilinear, is_dual
-from darts_tf.space.tracing import is_exporting, on_gpu, wants_gradient_of
+from darts_tf.space.tracing import is_exporting, is_keeping, on_gpu, wants_gradient_of
 
 PIECE = 3
 """Width of the pieces in which a CPU computes the gradient of a wider depthwise kernel."""
@@ -22,7 +22,8 @@ def separable(
 ) -> Number:
     """A depthwise convolution and the 1x1 convolution that follows it.
 
-    What is between them is not kept for the gradient of the 1x1 kernel but computed anew.
+    What is between them is not kept for the gradient of the 1x1 kernel but computed anew, other
+    than within `keeping`.
 
     Args:
         x: (batch, height, width, channels in).
@@ -34,7 +35,7 @@ def separable(
         (batch, ceil(height / stride), ceil(width / stride), channels out).
     """
     moving = is_dual(x, depthwise_kernel, pointwise_kernel)
-    if moving or is_exporting() or not wants_gradient_of("weights"):
+    if moving or is_exporting() or is_keeping() or not wants_gradient_of("weights"):
         return pointwise(depthwise(x, depthwise_kernel, stride), pointwise_kernel)
     x, window = _windowed(x, depthwise_kernel, stride)
 

@@ -10,6 +10,7 @@ from darts_tf import collective
 
 _exporting = contextvars.ContextVar("exporting", default=False)
 _local_statistics = contextvars.ContextVar("local_statistics", default=False)
+_keeping = contextvars.ContextVar("keeping", default=False)
 _gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alphas"))
 
 
@@ -45,6 +46,21 @@ def gradients_of(*wanted: str) -> Iterator[None]:
 def wants_gradient_of(what: str) -> bool:
     """Whether a gradient with respect to "weights" or "alphas" may be taken."""
     return what in _gradients_of.get()
+
+
+@contextlib.contextmanager
+def keeping(everything: bool = True) -> Iterator[None]:
+    """Within it, gradients keep what they would compute anew otherwise: less time, more memory."""
+    token = _keeping.set(everything)
+    try:
+        yield
+    finally:
+        _keeping.reset(token)
+
+
+def is_keeping() -> bool:
+    """Whether gradients keep all that they read."""
+    return _keeping.get()
 
 
 @contextlib.contextmanager
