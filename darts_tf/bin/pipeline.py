@@ -124,7 +124,6 @@ def _text(values, searching, training) -> tuple[str, dict]:
     corpus = text.load(values)
     devices.configure_devices(values, branching=False, one_thread=True)
     computation = devices.computation_of(values)
-    search_rnn.check_statistics(computation)
     for prefix, settings in (("--search_", searching), ("--train_", training)):
         search_rnn.check_batches(settings, computation, prefix)
     windows = search_rnn.windows_of(searching, corpus).train, train_rnn.windows_of(training, corpus)
