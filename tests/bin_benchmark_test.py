@@ -1,12 +1,14 @@
 """The benchmark: its one object for every mode, runs in turn with another command, refusals."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from darts_tf.bin import benchmark, workloads
 from darts_tf.bin.workloads import Workload
-from tests.programs import run
+from tests.programs import ROOT, run
 
 IMAGES = ("--batch_size=2", "--init_channels=2", "--layers=3", "--image_size=16", "--steps=1")
 WORDS = ("--width=4", "--batch_size=3", "--window=4", "--vocabulary=9", "--steps=1")
@@ -16,6 +18,7 @@ KEYS = {
     "order",
     "batch_size",
     "parameters",
+    "devices",
     "start_s",
     "trace_s",
     "step_s",
@@ -48,6 +51,27 @@ def test_every_mode_prints_one_object(mode, capsys):
     assert (found["parameters"] is None) == (mode == "data")
     assert found["start_s"] > found["trace_s"] >= 0 and found["peak_rss_mb"] > 100
     assert (found["order"] is None) == (not mode.startswith("search"))
+
+
+def test_a_training_is_timed_on_two_devices_too():
+    arguments = ["--mode=train", *IMAGES, "--logical_devices=2", "--nosync_batch_norm"]
+    command = [sys.executable, "-m", "darts_tf.bin.benchmark", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout)
+    assert found["devices"] == 2 and len(found["step_s"]) == 1 and found["batch_size"] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--mode=data", "--logical_devices=2"], "--mode=data runs on one device; on several run"),
+        (["--strategy=multi_worker"], "benchmark times one process"),
+    ],
+)
+def test_devices_that_it_cannot_time_are_refused(arguments, words):
+    command = [sys.executable, "-m", "darts_tf.bin.benchmark", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_first_step_is_not_among_the_timed_ones():

@@ -54,6 +54,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     devices.define_device_flags(values)
     devices.define_computation_flags(values)
+    devices.define_strategy_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -68,12 +69,13 @@ def main(values: flags.FlagValues) -> int:
 def run(values: flags.FlagValues) -> dict:
     """One run in this process."""
     devices.configure_devices(values, branching=not values.mode.endswith("rnn"))
+    computation = computation_of(values)
     import keras
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
     sizes = sizes_of(values)
-    workload = workloads.MODES[values.mode](sizes, values.jit_compile)
+    workload = workloads.MODES[values.mode](sizes, computation)
     measured = workloads.measure(workload, values.steps, seconds_of_process)
     median = statistics.median(measured["step_s"])
     unit, count = workload.units
@@ -83,6 +85,7 @@ def run(values: flags.FlagValues) -> dict:
         "order": values.order if values.mode.startswith("search") else None,
         "batch_size": sizes.batch_size,
         "parameters": workload.parameters,
+        "devices": computation.strategy.num_replicas_in_sync,
         **measured,
         "median_s": round(median, 4),
         "min_s": min(measured["step_s"]),
@@ -100,6 +103,23 @@ def run(values: flags.FlagValues) -> dict:
     }
 
 
+def computation_of(values: flags.FlagValues) -> devices.Computation:
+    """On how many devices, and how.
+
+    Raises:
+        InputError: There are several, and the mode is not of a training; or there are workers.
+    """
+    if values.strategy == "multi_worker":
+        raise InputError("benchmark times one process: --strategy=multi_worker is not for it.")
+    computation = devices.computation_of(values)
+    if computation.several_devices and values.mode not in workloads.ON_SEVERAL_DEVICES:
+        raise InputError(
+            f"--mode={values.mode} runs on one device; on several run "
+            f"{', '.join(workloads.ON_SEVERAL_DEVICES)}. Add --strategy=one_device."
+        )
+    return computation
+
+
 def sizes_of(values: flags.FlagValues) -> workloads.Sizes:
     """The sizes of the flags, as published where they give none."""
     published = workloads.PUBLISHED[values.mode]
@@ -113,7 +133,6 @@ def sizes_of(values: flags.FlagValues) -> workloads.Sizes:
         image_size=values.image_size,
         window=values.window,
         vocabulary=values.vocabulary,
-        recompute=values.recompute,
         **given,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from darts_tf import genotype as genotypes
+from darts_tf.bin.devices import Computation
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = 10
@@ -35,7 +36,6 @@ class Sizes:
     width: int
     window: int
     vocabulary: int
-    recompute: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,51 +55,52 @@ class Workload:
     units: tuple[str, int]
 
 
-def search(sizes: Sizes, jit_compile: bool) -> Workload:
+def search(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the convolutional search."""
     import keras
-    import tensorflow as tf
 
     import darts_tf
 
-    supernet = darts_tf.Supernet(
-        num_classes=CLASSES,
-        init_channels=sizes.init_channels,
-        num_cells=sizes.layers,
-        image_shape=(sizes.image_size, sizes.image_size, 3),
-        recompute=sizes.recompute,
-    )
-    model = darts_tf.ArchitectureSearch(supernet, order=sizes.order)
-    model.compile(
-        optimizer=darts_tf.SGD(),
-        arch_optimizer=darts_tf.Adam(),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    step = tf.function(model.train_step, autograph=False, jit_compile=jit_compile)
+    with computation.scope():
+        supernet = darts_tf.Supernet(
+            num_classes=CLASSES,
+            init_channels=sizes.init_channels,
+            num_cells=sizes.layers,
+            image_shape=(sizes.image_size, sizes.image_size, 3),
+            recompute=computation.recompute,
+        )
+        model = darts_tf.ArchitectureSearch(supernet, order=sizes.order)
+        model.compile(
+            optimizer=darts_tf.SGD(),
+            arch_optimizer=darts_tf.Adam(),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            sync_batch_norm=computation.sync_batch_norm,
+        )
     data = (_images(sizes, 0), _images(sizes, 1))
-    return Workload(step, data, _count(model.supernet), ("images", sizes.batch_size))
+    step = _training(model, data, computation)
+    return Workload(*step, _count(supernet), ("images", sizes.batch_size))
 
 
-def train(sizes: Sizes, jit_compile: bool) -> Workload:
+def train(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the training of a derived network, auxiliary head and drop path on."""
     import keras
-    import tensorflow as tf
 
     import darts_tf
 
-    network = _network(sizes, auxiliary=True)
-    network.drop_path_prob.assign(0.2)
-    model = darts_tf.ArchitectureEvaluation(network, auxiliary_weight=0.4)
-    model.compile(
-        optimizer=darts_tf.SGD(),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    step = tf.function(model.train_step, autograph=False, jit_compile=jit_compile)
-    units = ("images", sizes.batch_size)
-    return Workload(step, _images(sizes, 0), network.count_weights(), units)
+    with computation.scope():
+        network = _network(sizes, auxiliary=True)
+        network.drop_path_prob.assign(0.2)
+        model = darts_tf.ArchitectureEvaluation(network, auxiliary_weight=0.4)
+        model.compile(
+            optimizer=darts_tf.SGD(),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            sync_batch_norm=computation.sync_batch_norm,
+        )
+    step = _training(model, _images(sizes, 0), computation)
+    return Workload(*step, network.count_weights(), ("images", sizes.batch_size))
 
 
-def inference(sizes: Sizes, jit_compile: bool) -> Workload:
+def inference(sizes: Sizes, computation: Computation) -> Workload:
     """A batch through the SavedModel of a derived network, loaded as a user of it would."""
     import tensorflow as tf
 
@@ -118,7 +119,7 @@ def inference(sizes: Sizes, jit_compile: bool) -> Workload:
     return Workload(serve, images, network.count_weights(), units)
 
 
-def data(sizes: Sizes, jit_compile: bool) -> Workload:
+def data(sizes: Sizes, computation: Computation) -> Workload:
     """A pair of batches of the search's input pipeline, cropped, flipped, normalised."""
     import numpy as np
 
@@ -151,45 +152,68 @@ def data(sizes: Sizes, jit_compile: bool) -> Workload:
     return Workload(several, None, None, ("images", 2 * 20 * sizes.batch_size))
 
 
-def search_rnn(sizes: Sizes, jit_compile: bool) -> Workload:
+def search_rnn(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the recurrent search."""
-    import tensorflow as tf
 
     import darts_tf
     from darts_tf.losses import token_cross_entropy
     from darts_tf.networks.language import RecurrentSupernet
 
-    supernet = RecurrentSupernet(sizes.vocabulary, sizes.width, sizes.batch_size)
-    model = darts_tf.ArchitectureSearch(supernet, sizes.order, clip_virtual_step=True)
-    model.compile(
-        darts_tf.SGD(20.0, 0.0, 5e-7, 0.25),
-        darts_tf.Adam(3e-3, 0.9, l2=1e-3),
-        token_cross_entropy,
-    )
-    step = tf.function(model.train_step, autograph=False)
+    with computation.scope():
+        supernet = RecurrentSupernet(sizes.vocabulary, sizes.width, sizes.batch_size)
+        model = darts_tf.ArchitectureSearch(supernet, sizes.order, clip_virtual_step=True)
+        model.compile(
+            darts_tf.SGD(20.0, 0.0, 5e-7, 0.25),
+            darts_tf.Adam(3e-3, 0.9, l2=1e-3),
+            token_cross_entropy,
+            sync_batch_norm=computation.sync_batch_norm,
+        )
     data = (_windows(sizes, 0), _windows(sizes, 1))
-    return Workload(step, data, supernet.count_weights(), _tokens(sizes))
+    step = _training(model, data, computation)
+    return Workload(*step, supernet.count_weights(), _tokens(sizes))
 
 
-def train_rnn(sizes: Sizes, jit_compile: bool) -> Workload:
+def train_rnn(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the training of a derived language model."""
-    import tensorflow as tf
 
     import darts_tf
     from darts_tf.networks.language import RecurrentEvaluationNetwork
     from darts_tf.training.language import LanguageModelTraining
 
-    network = RecurrentEvaluationNetwork(
-        genotypes.resolve(sizes.genotype, "rnn"), sizes.vocabulary, sizes.width, sizes.batch_size
-    )
-    model = LanguageModelTraining(network)
-    model.compile(darts_tf.SGD(20.0, 0.0, 8e-7, 0.25))
-    step = tf.function(model.train_step, autograph=False)
-    return Workload(step, _windows(sizes, 0), network.count_weights(), _tokens(sizes))
+    with computation.scope():
+        network = RecurrentEvaluationNetwork(
+            genotypes.resolve(sizes.genotype, "rnn"),
+            sizes.vocabulary,
+            sizes.width,
+            sizes.batch_size,
+        )
+        model = LanguageModelTraining(network)
+        model.compile(darts_tf.SGD(20.0, 0.0, 8e-7, 0.25))
+    step = _training(model, _windows(sizes, 0), computation)
+    return Workload(*step, network.count_weights(), _tokens(sizes))
 
 
 MODES = {f.__name__: f for f in (search, train, inference, data, search_rnn, train_rnn)}
-"""Every workload by name: functions of the sizes and of whether to compile with XLA."""
+"""Every workload by name: functions of the sizes and of how a model is computed."""
+
+ON_SEVERAL_DEVICES = ("search", "train", "search_rnn", "train_rnn")
+"""Those that can be divided."""
+
+
+def _training(model, batch, computation: Computation) -> tuple[Callable[[Any], Any], Any]:
+    """A training step of a model, and its argument: a batch, or batches for several devices."""
+    import tensorflow as tf
+
+    from darts_tf import replicas
+
+    if not computation.several_devices:
+        compiled = computation.jit_compile
+        return tf.function(model.train_step, autograph=False, jit_compile=compiled), batch
+    batches = tf.data.Dataset.from_tensors(batch).repeat()
+    with computation.scope():
+        model.build_metrics(batches.element_spec)
+    model.make_train_function()
+    return model.train_function, iter(replicas.distribute(computation.strategy, batches))
 
 
 def measure(workload: Workload, steps: int, elapsed: Callable[[], float]) -> dict:
