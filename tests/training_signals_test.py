@@ -21,9 +21,10 @@ class Told(Signals):
         if threading.current_thread() is not threading.main_thread():
             print("received", self.received, flush=True)
 
+# Before there is another thread, which would not have it blocked.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 with Told() as signals:
     print("begin", flush=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     signal.sigwait([signal.SIGUSR1])
     print("step done", signals.received, flush=True)
 print("handlers are back", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
