@@ -1,12 +1,10 @@
 """Sums over replicas inside shared functions and loops, against the sums written out in NumPy."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-# Logical devices must be made before TensorFlow starts, hence a program of its own.
+from tests.programs import results_on_replicas
+
 PROGRAM = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -76,25 +74,16 @@ np.savez(sys.argv[1], functions=found[:3], loop=found[3:], traces=traces)
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_sums_in_calls_and_iterations_keep_apart_in_value_and_both_derivatives(replicas, tmp_path):
-    path = tmp_path / "results.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path, str(replicas)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,  # replicas that wait for each other would do so for ever
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    results = results_on_replicas(PROGRAM, replicas, tmp_path)
     x = 0.5 + 0.25 * np.arange(replicas)
     s, t = np.sum(x**2), np.sum(x)
-    with np.load(path) as results:
-        # Of one call the sum is s, its output has sum s^3, and so on: y_r = x_r s^p.
-        for name, p in (("functions", 1 + 3 + 9), ("loop", 1 + 3 + 9 + 27)):
-            # The gradient on each replica is that of the sum of all y: s^p t.
-            gradient = s**p + 2 * p * x * t * s ** (p - 1)
-            # That of the sum of all gradients: replicas s^p + 2 p t^2 s^(p-1).
-            second = 2 * p * s ** (p - 1) * (replicas * x + 2 * t)
-            second += 4 * p * (p - 1) * x * t**2 * s ** (p - 2)
-            expected = [x * s**p, gradient, second]
-            np.testing.assert_allclose(results[name], expected, rtol=1e-12, err_msg=name)
-        assert results["traces"] == replicas  # one for each device, not one for each call
+    # Of one call the sum is s, its output has sum s^3, and so on: y_r = x_r s^p.
+    for name, p in (("functions", 1 + 3 + 9), ("loop", 1 + 3 + 9 + 27)):
+        # The gradient on each replica is that of the sum of all y: s^p t.
+        gradient = s**p + 2 * p * x * t * s ** (p - 1)
+        # That of the sum of all gradients: replicas s^p + 2 p t^2 s^(p-1).
+        second = 2 * p * s ** (p - 1) * (replicas * x + 2 * t)
+        second += 4 * p * (p - 1) * x * t**2 * s ** (p - 2)
+        expected = [x * s**p, gradient, second]
+        np.testing.assert_allclose(results[name], expected, rtol=1e-12, err_msg=name)
+    assert results["traces"] == replicas  # one for each device, not one for each call

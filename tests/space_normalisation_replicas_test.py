@@ -3,13 +3,11 @@
 (In float64, where there is no fused kernel: tests/distribution_test.py.)
 """
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-# Logical devices must be made before TensorFlow starts, hence a program of its own.
+from tests.programs import results_on_replicas
+
 PROGRAM = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -86,17 +84,8 @@ np.savez(
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_values_and_both_derivatives_are_those_of_the_whole_batch(replicas, tmp_path):
-    path = tmp_path / "results.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path, str(replicas)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,  # replicas that wait for each other would do so for ever
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(path) as results:
-        for name in (name for name in results if name.startswith("found")):
-            expected = results[name.replace("found", "expected")]
-            error = np.abs(results[name] - expected).max() / np.abs(expected).max()
-            assert error < 1e-5, (name, error)
+    results = results_on_replicas(PROGRAM, replicas, tmp_path)
+    for name in (name for name in results if name.startswith("found")):
+        expected = results[name.replace("found", "expected")]
+        error = np.abs(results[name] - expected).max() / np.abs(expected).max()
+        assert error < 1e-5, (name, error)

@@ -59,10 +59,37 @@ def _is_fused(x: Number) -> bool:
     return x.dtype != tf.float64
 
 
-def _fused(x, gamma, beta):
+def _fused(x, gamma, beta, moments=None):
+    """The fused kernel, by given mean and biased variance or those of x."""
+    mean, variance = ([], []) if moments is None else moments
     return tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=EPSILON, is_training=True
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=EPSILON,
+        is_training=moments is None,
     )
+
+
+def _fused_gradient(dy, x, gamma, reserved, moments=None):
+    """(of x, of gamma, of beta) of `_fused`; of constant moments, or through those of x.
+
+    Args:
+        reserved: What the kernel of x's own moments left for it.
+    """
+    first, second, third = reserved if moments is None else (*moments, moments[1])
+    return tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=dy,
+        x=x,
+        scale=gamma,
+        reserve_space_1=first,
+        reserve_space_2=second,
+        reserve_space_3=third,
+        epsilon=EPSILON,
+        is_training=moments is None,
+    )[:3]
 
 
 def _over_replicas(x, gamma, beta):
@@ -81,15 +108,7 @@ def _over_replicas(x, gamma, beta):
         count = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype)
         biased = own.batch_variance * (count - 1) / count
         mean, variance, count = _together(own.batch_mean, biased, count)
-        y = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=mean,
-            variance=variance,
-            epsilon=EPSILON,
-            is_training=False,
-        ).y
+        y = _fused(x, gamma, beta, (mean, variance)).y
 
         def backward(dy, *of_statistics):  # of which nobody takes a gradient
             with again():
@@ -106,16 +125,7 @@ def _gradient_over_replicas(dy, x, gamma, mean, variance, count):
 
     @tf.custom_gradient
     def gradient(dy, x, gamma):
-        unsummed, of_gamma, of_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-            y_backprop=dy,
-            x=x,
-            scale=gamma,
-            reserve_space_1=mean,
-            reserve_space_2=variance,
-            reserve_space_3=variance,
-            epsilon=EPSILON,
-            is_training=False,
-        )
+        unsummed, of_gamma, of_beta = _fused_gradient(dy, x, gamma, None, (mean, variance))
         sums = sum_over_replicas(tf.stack([of_gamma, of_beta])) / count
         r = tf.math.rsqrt(variance + EPSILON)
         slope = -gamma * r * r * sums[0]
@@ -204,16 +214,7 @@ def _jacobian_product(v, x, gamma, mean, variance, *reserved):
     mean, variance, *reserved = map(tf.stop_gradient, (mean, variance, *reserved))
 
     def kernel(v):  # gamma r P v, sum(v x^), sum(v)
-        return tf.raw_ops.FusedBatchNormGradV3(
-            y_backprop=v,
-            x=x,
-            scale=gamma,
-            reserve_space_1=reserved[0],
-            reserve_space_2=reserved[1],
-            reserve_space_3=reserved[2],
-            epsilon=EPSILON,
-            is_training=True,
-        )[:3]
+        return _fused_gradient(v, x, gamma, reserved)
 
     def backward(c):
         n = tf.cast(tf.size(x) // tf.size(gamma), gamma.dtype)
