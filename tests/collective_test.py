@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.programs import results_on_replicas
+from tests.replicas_results import results_on_replicas
 
 PROGRAM = """
 import os, sys

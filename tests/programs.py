@@ -3,8 +3,6 @@
 import hashlib
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -68,29 +66,6 @@ def alphas(folder):
     """The arrays of a search's alphas.npz."""
     with np.load(pathlib.Path(folder) / "alphas.npz", allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def results_on_replicas(program, replicas, folder):
-    """What a program with so many logical devices saves, by name.
-
-    A program of its own, because devices must be made before TensorFlow starts.
-
-    Args:
-        program: Python code; it is given the path of a .npz file to write, and the number.
-        replicas: The number.
-        folder: Where the file may be.
-    """
-    path = folder / "results.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", program, path, str(replicas)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,  # replicas that wait for each other would do so for ever
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(path) as results:
-        return dict(results)
 
 
 def digests(folder):
