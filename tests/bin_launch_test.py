@@ -19,7 +19,7 @@ SEARCH = (
     *("--init_channels=2", "--limit=68", "--batch_size=32", "--threads=1"),
 )
 
-TINY_TEXT = ("--limit=3000", "--nhid=4", "--batch_size=4", "--evaluation_batch_size=3")
+TINY_TEXT = ("--limit=900", "--nhid=4", "--batch_size=4", "--evaluation_batch_size=3")
 OTHERS = (
     ("train_cnn", "--epochs=2", "--layers=1", "--init_channels=2", "--limit=66", "--noauxiliary"),
     ("train_rnn", "--epochs=2", "--learning_rate=2", *TINY_TEXT),

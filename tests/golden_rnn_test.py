@@ -3,6 +3,8 @@
 Every size comes from the arrays. See `golden_test` for where the fixtures are.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -165,9 +167,10 @@ class Tiny:
             weights = supernet.network_parameters
             order = PublishedSecondOrder.keeping(weights, supernet.embedding)
         self.search = ArchitectureSearch(supernet, order, clip_virtual_step=True)
+        self.clip = tf.Variable(clip, dtype=precision)
         # An alpha optimizer that does nothing but keep the gradient: alpha <- alpha - 1 g.
         self.search.compile(
-            SGD(hp["eta"], 0.0, hp["weight_decay"], clip),
+            SGD(hp["eta"], 0.0, hp["weight_decay"], self.clip),
             SGD(1.0, 0.0, 0.0, None),
             "sparse_categorical_crossentropy",
         )
@@ -176,11 +179,21 @@ class Tiny:
         self.train, self.validation = (
             tuple(tf.constant(arrays[f"{half}_{k}"].T) for k in "xy") for half in ("train", "val")
         )
+        self.train_step = tf.function(self.search.train_step)
+        self.variables = [*supernet.variables, *self.search.optimizer.variables]
+        self.beginning = [np.array(v) for v in self.variables]
+
+    def begin(self, clip):
+        """Sets everything back that a step changes, and the clip norm."""
+        for variable, value in zip(self.variables, self.beginning, strict=True):
+            variable.assign(value)
+        self.search.reset_metrics()
+        self.clip.assign(clip)
 
     def step(self):
         """One iteration in graph mode; returns the alpha gradient and the two losses."""
         before = self.supernet.alphas_recurrent.numpy()
-        logs = tf.function(self.search.train_step)((self.train, self.validation))
+        logs = self.train_step((self.train, self.validation))
         gradient = before - self.supernet.alphas_recurrent.numpy()
         return gradient, {name: float(value) for name, value in logs.items()}
 
@@ -188,6 +201,19 @@ class Tiny:
         close(
             self.supernet.validation_hidden, self.arrays[name], STATES, self.precision, "validation"
         )
+
+
+@functools.cache
+def traced(precision, order, compiled):
+    """The search of an order; tracing takes long, so one serves for every clip norm."""
+    return Tiny(precision, order, compiled=compiled)
+
+
+def clipped(precision, order, clip, compiled=False):
+    """The search of an order at its beginning, with a clip norm."""
+    tiny = traced(precision, order, compiled)
+    tiny.begin(clip)
+    return tiny
 
 
 @BOTH
@@ -216,7 +242,7 @@ def test_first_order(compiled, precision):
 @BOTH
 @pytest.mark.parametrize("clip", [0.25, 100.0])
 def test_second_order_by_finite_differences(clip, precision):
-    tiny = Tiny(precision, "second_fd", clip)
+    tiny = clipped(precision, "second_fd", clip)
     arrays = part(f"model/clip{clip:g}/clean/")
     gradient, logs = tiny.step()
     close(gradient, arrays["fd_grad_alphas"], FINITE_DIFFERENCE, precision, "gradient")
@@ -226,7 +252,7 @@ def test_second_order_by_finite_differences(clip, precision):
 @BOTH_WAYS
 @pytest.mark.parametrize("clip", [0.25, 100.0])
 def test_second_order_exact(clip, compiled, precision):
-    tiny = Tiny(precision, "second_exact", clip, compiled)
+    tiny = clipped(precision, "second_exact", clip, compiled)
     arrays = part(f"model/clip{clip:g}/clean/")
     gradient, logs = tiny.step()
     close(gradient, arrays["exact_grad_alphas"], EXACT, precision, "gradient")
@@ -236,7 +262,7 @@ def test_second_order_exact(clip, compiled, precision):
 @BOTH
 @pytest.mark.parametrize("clip", [0.25, 100.0])
 def test_second_order_as_published_with_its_departures(clip, precision):
-    tiny = Tiny(precision, "published", clip)
+    tiny = clipped(precision, "published", clip)
     arrays = part(f"model/clip{clip:g}/reference/")
     gradient, logs = tiny.step()
     close(gradient, arrays["fd_grad_alphas"], FINITE_DIFFERENCE, precision, "gradient")
@@ -248,7 +274,7 @@ def test_second_order_as_published_with_its_departures(clip, precision):
 @pytest.mark.parametrize("clip", [0.25, 100.0])
 def test_the_parts_of_the_second_order(clip, precision):
     """The virtual step's clip factor, v and the direct term, by the pure loss functions."""
-    tiny = Tiny(precision, "second_fd", clip)
+    tiny = clipped(precision, "second_fd", clip)
     arrays, search = part(f"model/clip{clip:g}/"), tiny.search
     own = {id(tiny.supernet.hidden): tiny.supernet.validation_hidden.value}
     flat = tf.concat([tf.reshape(v.value, [-1]) for v in tiny.supernet.network_parameters], 0)
