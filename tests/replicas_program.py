@@ -35,6 +35,9 @@ BOUND = 1e-12
 REGULARIZATION = darts_tf.Regularization(
     dropout=0.3, dropouth=0.25, dropoutx=0.2, dropouti=0.3, dropoute=0.1, alpha=0.5, beta=0.5
 )
+NO_REGULARIZATION = darts_tf.Regularization(
+    dropout=0.0, dropouth=0.0, dropoutx=0.0, dropouti=0.0, dropoute=0.0, alpha=0.0, beta=0.0
+)
 
 
 def images(seed, count):
@@ -214,6 +217,25 @@ def local_statistics():
     return {name: value for name, value in found.items() if not name.startswith("state")}
 
 
+def local_statistics_rnn():
+    """The same of a recurrent search, where every part of a batch has the same two rows of text."""
+    supernet = darts_tf.RecurrentSupernet(
+        11, 4, 12, 2, 2, regularization=NO_REGULARIZATION, seed=3, jit_compile=False
+    )
+    model = darts_tf.ArchitectureSearch(supernet, "first")
+    model.compile(
+        darts_tf.SGD(0.5, 0.0, 3e-3, CLIP),
+        darts_tf.Adam(0.01, 0.9, l2=1e-3, epsilon=1e-4),
+        token_cross_entropy,
+        sync_batch_norm=False,
+    )
+    text, validation = (np.tile(words(2 * length), 6) for length in (50, 40))
+    train = TrainWindows(text, 12, 4, 0, "search")
+    batches = PairedWindows(train, validation).batches(0)
+    found = ten_steps(model, batches, model.distribute_strategy)
+    return {name: value for name, value in found.items() if not name.startswith("state")}
+
+
 def divergence():
     """What `StopOnDivergence` says of a copy of the alphas that differs in the last bit."""
     model, batches = search_cnn("first")
@@ -242,6 +264,7 @@ CASES |= {
     "fit_training": (fit_training,),
     "evaluate": (evaluate,),
     "local_statistics": (local_statistics,),
+    "local_statistics_rnn": (local_statistics_rnn,),
     "divergence": (divergence,),
 }
 
