@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from darts_tf.bin import common, devices, images, work_folder
+from darts_tf.bin import common, devices, images, search_files, work_folder
 from darts_tf.errors import InputError, unknown_name
 
 
@@ -123,8 +123,7 @@ def search(
     import keras
 
     import darts_tf
-    from darts_tf import data, genotype
-    from darts_tf.report import plots
+    from darts_tf import data
     from darts_tf.training import loop
 
     keras.utils.set_random_seed(settings.seed)
@@ -164,19 +163,14 @@ def search(
         schedule=darts_tf.cosine_schedule(
             settings.learning_rate, settings.learning_rate_min, settings.epochs
         ),
-        callbacks=lambda first_epoch: [
-            darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),
-            darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, image_data)),
-        ],
+        callbacks=lambda first_epoch: search_files.callbacks(
+            folder, first_epoch, provenance(settings, image_data)
+        ),
         settings=provenance(settings, image_data),
         saving=saving,
     )
     loop.train(model, run, [model.optimizer, model.arch_optimizer])
-    found = genotype.load(folder / "genotype.json")
-    (folder / "plots").mkdir(exist_ok=True)
-    plots.plot_genotype(found, folder / "plots" / "cells.svg")
-    plots.plot_alphas(genotype.load_alphas(folder / "alphas.npz"), folder / "plots" / "alphas.png")
-    return found
+    return search_files.draw(folder)
 
 
 def provenance(settings: SearchSettings, image_data) -> dict:
@@ -207,8 +201,7 @@ def main(values: flags.FlagValues) -> int:
     devices.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
     with work_folder.prepared(values, computation.is_chief) as folder:
         found = search(settings, image_data, folder, computation, work_folder.saving_of(values))
-    print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
-    print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
+    print(search_files.report(folder, found))
     return common.DONE
 
 

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from darts_tf.bin import common, devices, text, work_folder
+from darts_tf.bin import common, devices, search_files, text, work_folder
 from darts_tf.errors import InputError, unknown_name
 
 ORDERS = ("first", "second_fd", "second_exact")
@@ -162,10 +162,9 @@ def search(
     import keras
 
     import darts_tf
-    from darts_tf import data, genotype
+    from darts_tf import data
     from darts_tf.losses import token_cross_entropy
     from darts_tf.networks.language import RecurrentSupernet
-    from darts_tf.report import plots
     from darts_tf.search.published_second_order import PublishedSecondOrder
     from darts_tf.training import language_callbacks, loop
 
@@ -211,18 +210,13 @@ def search(
                 lambda epoch: windows.train.rates(epoch, settings.learning_rate)
             ),
             language_callbacks.Perplexity(),
-            darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),
-            darts_tf.GenotypeFile(folder / "genotype.json", provenance(settings, corpus)),
+            *search_files.callbacks(folder, first_epoch, provenance(settings, corpus)),
         ],
         settings=provenance(settings, corpus),
         saving=saving,
     )
     loop.train(model, run, [model.optimizer, model.arch_optimizer])
-    found = genotype.load(folder / "genotype.json")
-    (folder / "plots").mkdir(exist_ok=True)
-    plots.plot_genotype(found, folder / "plots" / "cells.svg")
-    plots.plot_alphas(genotype.load_alphas(folder / "alphas.npz"), folder / "plots" / "alphas.png")
-    return found
+    return search_files.draw(folder)
 
 
 def provenance(settings: SearchSettings, corpus) -> dict:
@@ -253,8 +247,7 @@ def main(values: flags.FlagValues) -> int:
     devices.configure_devices(values, steps, branching=False, one_thread=True)
     with work_folder.prepared(values, computation.is_chief) as folder:
         found = search(settings, corpus, folder, work_folder.saving_of(values), computation)
-    print(f"genotype    {folder / 'genotype.json'}\n            {found.to_text()}")
-    print(f"pictures    {folder / 'plots'}\nmetrics     {folder / 'metrics.jsonl'}")
+    print(search_files.report(folder, found))
     return common.DONE
 
 
