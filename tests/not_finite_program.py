@@ -45,15 +45,18 @@ CASES = {
 Of batches of 4, examples 2 and 3 are the second replica's.
 """
 
+OF_WORKERS = ("first", "training")
+"""The models of the workers' cases: those that are traced soonest."""
 
-def say(strategy, path: pathlib.Path) -> None:
+
+def say(strategy, path: pathlib.Path, cases=CASES) -> None:
     """Writes what is said of each case, and after how many steps."""
     keras.backend.clear_session()  # names of variables begin anew
     models, said = Models(), {}
     with strategy.scope():
         for name in dict.fromkeys(name for name, _ in CASES.values()):
             models(name)
-    for case, (name, damage) in CASES.items():
+    for case, (name, damage) in cases.items():
         at = At(damage.step, damage.action) if isinstance(damage, At) else None
         said[case] = stopped(models(name), name, None if at else damage, at)
     path.write_text(json.dumps(said, indent=1), encoding="utf-8")
@@ -65,7 +68,8 @@ def main(folder):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     if "TF_CONFIG" in os.environ:
         strategy = strategy_of("multi_worker")
-        say(strategy, folder / f"worker_{strategy.cluster_resolver.task_id}.json")
+        cases = {case: made for case, made in CASES.items() if made[0] in OF_WORKERS}
+        say(strategy, folder / f"worker_{strategy.cluster_resolver.task_id}.json", cases)
         return
     mirrored = strategy_of("mirrored", logical_devices=2)
     say(strategy_of("one_device"), folder / "1.json")
