@@ -51,7 +51,8 @@ MOMENTS = {
         *("terminated:2", "half:9", "alphas:1", "whole:8", "record:1", "seconds", "alphas:1"),
     ),
 }
-"""One end by a signal and at least four kills for each program, one of them at a random moment."""
+"""One end by a signal, and at least four sudden ones, for each program, the last but for `pipeline`
+at a random moment: 23 kills in all."""
 
 CODES = {"terminated": 75, "interrupted": 75, "twice": 130, "never": 0}
 """Exit codes by what happens; of all others that of a process that was killed."""
