@@ -14,6 +14,7 @@ EQUAL = [case for case in replicas_program.CASES if case != "divergence"]
 WITH_3 = [
     "search_cnn/first",
     "train_cnn",
+    "search_rnn/first",
     "train_rnn",
     "evaluate",
     "divergence",
