@@ -9,17 +9,6 @@ import pytest
 from tests.replicas_results import results_on_replicas
 
 PROGRAM = """
-import os, sys
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-import numpy as np
-import tensorflow as tf
-
-replicas = int(sys.argv[2])
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
-
 from darts_tf import collective
 from darts_tf.space.functional import batch_norm
 
