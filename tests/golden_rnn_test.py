@@ -1,6 +1,6 @@
 """The published numbers of the recurrent half: rnn.npz, in float64 and float32, in graph mode.
 
-Every size comes from the arrays. See `golden_test` for where the fixtures are.
+Every size comes from the arrays. See `tests/golden.py` for where the fixtures are.
 """
 
 import functools
@@ -16,7 +16,7 @@ from darts_tf.search.architecture_search import ArchitectureSearch
 from darts_tf.search.published_second_order import PublishedSecondOrder
 from darts_tf.space.recurrent import RecurrentDerivedCell, RecurrentSearchCell
 from darts_tf.training.optimizers import SGD
-from tests.golden_test import BOTH, close, golden
+from tests.golden import BOTH, close, golden
 
 STATES, GRADIENTS, STATISTICS = (1e-10, 1e-4), (1e-10, 1e-4), (1e-10, 1e-5)
 LOSS, FIRST = (1e-9, 1e-5), (1e-10, 1e-6)

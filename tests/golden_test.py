@@ -1,22 +1,15 @@
-"""The published numbers: fixtures recorded from the authors' code, in float64 and float32.
+"""The published numbers: primitives, search network, derivation and toy problem.
 
-The folder is found by the environment variable DARTS_TF_GOLDEN, else beside the checkout; without
-it these tests skip. Every size, the genotype and the number of classes come from the arrays. All
-comparisons run inside `tf.function`.
+Every size, the genotype and the number of classes come from the arrays. All comparisons run inside
+`tf.function`. See `tests/golden.py` for where the fixtures are.
 
 Running statistics: `after/*`, evaluation-mode outputs and `flat/bn_after_1_forward` are compared in
-    full, since BatchNorm keeps the unbiased variance as the published networks do.
-    `flat/bn_after_alpha_step`, `flat/bn_after_w_step` and `flat/bn_after_first_order_alpha_step`
-    are
+full, since BatchNorm keeps the unbiased variance as the published networks do.
+`flat/bn_after_alpha_step`, `flat/bn_after_w_step` and `flat/bn_after_first_order_alpha_step` are
 not: there the authors' passes for alpha have moved the statistics, and here only the weight step
 does. `flat/bn_after_1_forward` is what the statistics must be after a whole iteration here, up to
 the new alpha of its weight step.
 """
-
-import functools
-import json
-import os
-import pathlib
 
 import keras
 import numpy as np
@@ -24,49 +17,13 @@ import pytest
 import tensorflow as tf
 
 from darts_tf import genotype as genotypes
-from darts_tf.losses import label_smoothed_cross_entropy
-from darts_tf.networks.evaluation import EvaluationNetwork
 from darts_tf.networks.supernet import Supernet
 from darts_tf.search import bilevel, toy
 from darts_tf.search.architecture_search import ArchitectureSearch
 from darts_tf.space.block import Block, PrimitiveFunction
 from darts_tf.space.primitives import FACTORIZED_REDUCE, RELU_CONV_BN, primitive
 from darts_tf.training.optimizers import SGD, Adam
-
-GOLDEN = pathlib.Path(
-    os.environ.get(
-        "DARTS_TF_GOLDEN", pathlib.Path(__file__).resolve().parents[1].parent / "shared/golden"
-    )
-)
-BOTH = pytest.mark.parametrize("precision", ["float64", "float32"], indirect=True)
-
-
-def golden(name):
-    path = GOLDEN / name
-    if not path.is_file():
-        pytest.skip(
-            f"needs the golden fixture {name}; set DARTS_TF_GOLDEN to the folder that holds it"
-        )
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    return load_arrays(path)
-
-
-@functools.cache
-def load_arrays(path):
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def close(actual, expected, tolerance, precision, what=""):
-    """Compares with an absolute tolerance (float64, float32)."""
-    actual = np.asarray(actual, np.float64)
-    assert actual.shape == np.shape(expected), (
-        f"{what}: {actual.shape} against {np.shape(expected)}"
-    )
-    bound = tolerance[precision == "float32"]
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=bound, err_msg=what)
-
+from tests.golden import BOTH, GOLDEN, close, golden, load_arrays
 
 # ------------------------------------------------------------------------------------- primitives
 
@@ -403,102 +360,6 @@ def test_first_order_architecture_step_agrees(tiny, precision):
     tf.function(lambda: search.train_step((tiny.train, tiny.validation)))()
     alphas = [v.numpy() for v in tiny.supernet.architecture_parameters]
     check_alphas(alphas, tiny.arrays, "iteration_first_order/alphas_after", ALPHA, precision)
-
-
-# -------------------------------------------------------------------------------- derived network
-
-
-@pytest.fixture
-def derived(precision):
-    arrays = golden("cnn_derived_tiny.npz")
-    names = [k.removeprefix("w/") for k in arrays if k.startswith("w/")]
-    network = EvaluationNetwork(
-        genotypes.zoo.genotype(str(arrays["genotype_name"])),
-        num_classes=arrays["w/classifier/kernel"].shape[1],
-        init_channels=arrays["w/stem/conv/kernel"].shape[3] // 3,
-        num_cells=sum(k.startswith("train/cell") for k in arrays),
-        auxiliary=True,
-        image_shape=arrays["x"].shape[1:],
-    )
-    parameters = network.named_parameters()
-    assert set(names) == {n for n in parameters if not n.startswith("auxiliary/")}
-    for name in names:
-        parameters[name].assign(arrays[f"w/{name}"])
-    # The fixture's rule for the auxiliary head: value i is a * sin(0.7 i + phi) in float32.
-    waves = {
-        "auxiliary/stage1/conv/kernel": (0.125, 0.0),
-        "auxiliary/stage2/conv/kernel": (0.05, 1.0),
-        "auxiliary/classifier/kernel": (0.04, 2.0),
-    }
-    for name, view in parameters.items():
-        if name in waves:
-            size, (a, phase) = int(np.prod(view.shape)), waves[name]
-            wave = (a * np.sin(0.7 * np.arange(size) + phase)).astype(np.float32)
-            view.assign(wave)
-        elif name.startswith("auxiliary/"):
-            view.assign(np.full(view.shape, float(name.endswith("gamma"))))
-    return arrays, network, parameters
-
-
-@BOTH
-def test_derived_network_agrees(derived, precision):
-    arrays, network, parameters = derived
-    x, y = tf.constant(arrays["x"], precision), tf.constant(arrays["y"])
-    names = [n for n in parameters if f"train/grad_l2/{n}" in arrays]
-    assert names
-
-    def cross_entropy(logits):
-        return tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-        )
-
-    @tf.function
-    def run():
-        with tf.GradientTape() as tape:
-            outputs = network.forward(x, training=True)
-            loss = cross_entropy(outputs.logits)
-        smooth = tf.reduce_mean(label_smoothed_cross_entropy(0.1)(y, outputs.logits))
-        losses = loss, cross_entropy(outputs.auxiliary_logits), smooth
-        variables = [v.value for v in network.trainable_variables]
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        return outputs.cells, outputs.logits, outputs.auxiliary_logits, losses, gradients
-
-    cells, logits, auxiliary, (loss, loss_auxiliary, smooth), gradients = run()
-    by_id = dict(zip(map(id, network.trainable_variables), gradients, strict=True))
-    for index, cell in enumerate(cells):
-        close(cell, arrays[f"train/cell{index}"], F32, precision, f"cell{index}")
-    close(logits, arrays["train/logits"], LOSS, precision, "logits")
-    close(auxiliary, arrays["train/aux_logits"], (1e-9, 3e-4), precision, "auxiliary logits")
-    close(loss, arrays["train/loss"], LOSS, precision, "loss")
-    close(loss_auxiliary, arrays["train/loss_aux"], (1e-9, 3e-4), precision, "auxiliary loss")
-    total = loss + 0.4 * loss_auxiliary
-    close(total, arrays["train/loss_total_aux0.4"], (1e-9, 3e-4), precision, "total loss")
-    close(smooth, arrays["train/loss_label_smooth_0.1"], LOSS, precision, "smoothed loss")
-    for name in names:
-        gradient = parameters[name].of(by_id[id(parameters[name].variable)])
-        norm = np.linalg.norm(np.ravel(gradient))
-        close(norm, arrays[f"train/grad_l2/{name}"], (1e-9, 3e-4), precision, name)
-        if f"train/grad/{name}" in arrays:
-            close(gradient, arrays[f"train/grad/{name}"], (1e-9, 3e-4), precision, name)
-    evaluated = tf.function(lambda: network(x, training=False))()
-    close(evaluated, arrays["eval_after_1_forward/logits"], LOSS, precision, "evaluation")
-
-
-@BOTH
-def test_drop_path_with_given_masks_agrees(derived, precision):
-    arrays, network, _ = derived
-    p = float(arrays["droppath/p"])
-    sites = [
-        f"droppath/mask/cell{c}/op{o}"
-        for c, cell in enumerate(network.cells)
-        for o, droppable in enumerate(cell.droppable)
-        if droppable
-    ]
-    assert set(sites) == {k for k in arrays if k.startswith("droppath/mask/")}
-    keep = [tf.constant(arrays[site], precision) / (1 - p) for site in sites]
-    x = tf.constant(arrays["x"], precision)
-    logits = tf.function(lambda: network.forward(x, training=True, keep=keep).logits)()
-    close(logits, arrays["droppath/logits"], LOSS, precision, "logits")
 
 
 # ------------------------------------------------------------------------------ genotypes and toy
