@@ -154,7 +154,6 @@ def data(sizes: Sizes, computation: Computation) -> Workload:
 
 def search_rnn(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the recurrent search."""
-
     import darts_tf
     from darts_tf.losses import token_cross_entropy
     from darts_tf.networks.language import RecurrentSupernet
@@ -175,7 +174,6 @@ def search_rnn(sizes: Sizes, computation: Computation) -> Workload:
 
 def train_rnn(sizes: Sizes, computation: Computation) -> Workload:
     """A step of the training of a derived language model."""
-
     import darts_tf
     from darts_tf.networks.language import RecurrentEvaluationNetwork
     from darts_tf.training.language import LanguageModelTraining

@@ -174,17 +174,15 @@ class Block(keras.layers.Layer):
     """A pure function of its inputs, with its weights and running statistics as Keras variables.
 
     All weights of a block are one vector, and all its running statistics one array: a supernet has
-        1,400 tensors of weights, and a variable for each makes the graph of a step (reads,
-        gradients, updates) ten times larger and slower to build. `named_parameters` gives them by
-        name and shape.
+    1,400 tensors of weights, and a variable for each makes the graph of a step (reads, gradients,
+    updates) ten times larger and slower to build. `named_parameters` gives them by name and shape.
 
     Args:
         function: What it computes.
         channels_in: Channels of the first input.
         channels_out: Channels of the output and of every BatchNorm inside.
         affine: Whether the BatchNorms have a scale and a shift. Scales start uniform in (0, 1), as
-            in the
-            published runs.
+            in the published runs.
 
     Call arguments:
         x: (batch, height, width, channels_in).
@@ -321,7 +319,7 @@ def _traced(function: BlockFunction, layout: Layout, training: bool) -> Callable
         # Not all converters of graphs can read nested functions.
         return _plain(function, layout, training)
     constants = [what for what in ("weights", "alphas") if not wants_gradient_of(what)]
-    kept = ["kept"] if is_keeping() else []
+    kept = ["kept"] if is_keeping() else []  # inside, another graph: not the same trace
     return _shared(function, layout, training, *constants, *kept)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,13 +16,17 @@ _gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alph
 
 
 @contextlib.contextmanager
-def exporting() -> Iterator[None]:
-    """Within it, graphs are made for inference elsewhere: one flat graph of stock operations."""
-    token = _exporting.set(True)
+def _within(setting: contextvars.ContextVar, value: Any) -> Iterator[None]:
+    token = setting.set(value)
     try:
         yield
     finally:
-        _exporting.reset(token)
+        setting.reset(token)
+
+
+def exporting() -> contextlib.AbstractContextManager:
+    """Within it, graphs are made for inference elsewhere: one flat graph of stock operations."""
+    return _within(_exporting, True)
 
 
 def is_exporting() -> bool:
@@ -29,18 +34,13 @@ def is_exporting() -> bool:
     return _exporting.get()
 
 
-@contextlib.contextmanager
-def gradients_of(*wanted: str) -> Iterator[None]:
+def gradients_of(*wanted: str) -> contextlib.AbstractContextManager:
     """Within it, only these gradients are taken of what is computed: "weights", "alphas".
 
     The functions of blocks are kept whole in the graph, so what is not wanted of their gradients
     would be computed and thrown away; this leaves it out.
     """
-    token = _gradients_of.set(wanted)
-    try:
-        yield
-    finally:
-        _gradients_of.reset(token)
+    return _within(_gradients_of, wanted)
 
 
 def wants_gradient_of(what: str) -> bool:
@@ -48,14 +48,9 @@ def wants_gradient_of(what: str) -> bool:
     return what in _gradients_of.get()
 
 
-@contextlib.contextmanager
-def keeping(everything: bool = True) -> Iterator[None]:
+def keeping(everything: bool = True) -> contextlib.AbstractContextManager:
     """Within it, gradients keep what they would compute anew otherwise: less time, more memory."""
-    token = _keeping.set(everything)
-    try:
-        yield
-    finally:
-        _keeping.reset(token)
+    return _within(_keeping, everything)
 
 
 def is_keeping() -> bool:
@@ -63,17 +58,12 @@ def is_keeping() -> bool:
     return _keeping.get()
 
 
-@contextlib.contextmanager
-def local_statistics(local: bool = True) -> Iterator[None]:
+def local_statistics(local: bool = True) -> contextlib.AbstractContextManager:
     """Within it, BatchNorm has the statistics of each replica's part of the batch.
 
     To be entered within the step of a replica, whose thread does not see what was entered outside.
     """
-    token = _local_statistics.set(local)
-    try:
-        yield
-    finally:
-        _local_statistics.reset(token)
+    return _within(_local_statistics, local)
 
 
 def replicas() -> int:
