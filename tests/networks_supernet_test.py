@@ -1,5 +1,8 @@
 """The supernet: published sizes, alphas that are no weights, unusual sizes, saving, errors."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -218,3 +221,19 @@ def test_a_wrong_batch_is_told_both_shapes(tiny, shape):
     with pytest.raises(InputError, match=r"made for images of shape \(9, 8, 1\)") as caught:
         tiny(tf.zeros(shape))
     assert f"batch of shape {shape}" in str(caught.value)
+
+
+def test_a_supernet_and_its_traces_are_freed_with_it():
+    supernet = darts_tf.Supernet(3, 2, 2, 2, (8, 8, 1))
+    search = darts_tf.ArchitectureSearch(supernet, order="first")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    search.compile(darts_tf.SGD(), darts_tf.Adam(), loss)
+    batch = tf.ones([2, 8, 8, 1]), tf.constant([0, 1])
+    step = tf.function(search.train_step, autograph=False)
+    step((batch, batch))
+    weights, traces = weakref.ref(supernet.cells[0].edges.vector), weakref.ref(supernet._traces)
+    del supernet, search, step
+    keras.backend.clear_session()
+    gc.collect()
+    assert weights() is None
+    assert traces() is None

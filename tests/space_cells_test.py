@@ -8,10 +8,12 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.genotype import CNN_PRIMITIVES
-from darts_tf.space.block import Block, BlockFunction, OfWhole, PrimitiveFunction, View
+from darts_tf.space.block import Block, BlockFunction, OfWhole, PrimitiveFunction
 from darts_tf.space.cells import DerivedCell, SearchCell, stride_of_edge
-from darts_tf.space.mixed import MixedOperation
-from darts_tf.space.primitives import primitive
+from darts_tf.space.layout import View
+from darts_tf.space.mixed import MixedFunction
+from darts_tf.space.primitives import PRIMITIVES, Primitive, primitive
+from darts_tf.space.traces import Traces
 from darts_tf.space.tracing import gradients_of
 
 CHANNELS = 4
@@ -40,7 +42,9 @@ class Mixed:
     """A mixed operation of all published candidates, and each candidate as a block of its own."""
 
     def __init__(self, stride):
-        self.operation = MixedOperation(CNN_PRIMITIVES, CHANNELS, stride)
+        self.operation = Block(
+            MixedFunction(CNN_PRIMITIVES, stride), CHANNELS, CHANNELS, affine=False
+        )
         shake(self.operation)
         whole, statistics = (
             self.operation.named_parameters(),
@@ -104,6 +108,29 @@ def test_alpha_gradient_of_a_mixed_operation_is_the_jacobian_of_the_softmax(mixe
     assert abs(expected.sum()) < 1e-9 * np.abs(expected).max()  # a softmax does not see a shift
 
 
+class GatedPool(Primitive):
+    """Something that is not linear follows its last BatchNorm."""
+
+    def norms(self, stride, search):
+        return ("bn",)
+
+    def apply(self, state, kernels, normalise, stride, search):
+        return tf.sigmoid(normalise("bn", state.whole))
+
+
+def test_a_candidate_that_does_not_end_with_batch_norm_is_weighted_as_a_whole(
+    precision, monkeypatch
+):
+    """Folded into the scale, the weight would stand inside of the sigmoid: f(p x), not p f(x)."""
+    monkeypatch.setitem(PRIMITIVES, "gated", GatedPool())
+    block = Block(MixedFunction(("skip_connect", "gated"), 1), 2, 2, affine=False)
+    x, p = random(3, 4, 4, 2), np.array([0.3, 0.7])
+    normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    expected = p[0] * x + p[1] / (1 + np.exp(-normalised))
+    actual = block(tf.constant(x), tf.constant(p), training=True)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
 # ---------------------------------------------------------------------------------------- cells
 
 
@@ -149,8 +176,11 @@ def test_edges_are_ordered_by_target_then_source(precision):
 
 
 def test_names_of_a_search_cell_tell_edge_node_and_source():
-    names = [block.name for block in make_search_cell(num_nodes=3).blocks()]
-    assert names == ["pre0", "pre1"] + [
+    cell = SearchCell(
+        3, 5, 2, False, False, num_nodes=3, primitives=("avg_pool_3x3",), activation="relu"
+    )
+    names = dict.fromkeys(key.split("/")[0] for key in cell.named_statistics())
+    assert list(names) == ["pre0", "pre1"] + [
         f"edge{n * (n + 3) // 2 + j:02d}_n{n}_p{j}" for n in range(3) for j in range(n + 2)
     ]
 
@@ -324,12 +354,13 @@ def test_blocks_of_equal_geometry_share_one_trace():
     first.vector.assign([2.0])
     second.vector.assign([3.0])
     x = tf.ones([1, 2, 2, 1])
-    outputs = [float(tf.reduce_sum(block(x))) for block in (first, second, first)]
-    assert outputs == [8, 12, 8]  # one trace, yet each has its own weights
-    assert TRACES.count("shared") == 1
-    first(tf.ones([1, 3, 3, 1]))
-    assert TRACES.count("shared") == 2
-    Block(CountedFunction("another"), 1, 1, affine=False)(x)
+    with Traces().shared():
+        outputs = [float(tf.reduce_sum(block(x))) for block in (first, second, first)]
+        assert outputs == [8, 12, 8]  # one trace, yet each has its own weights
+        assert TRACES.count("shared") == 1
+        first(tf.ones([1, 3, 3, 1]))
+        assert TRACES.count("shared") == 2
+        Block(CountedFunction("another"), 1, 1, affine=False)(x)
     assert (TRACES.count("shared"), TRACES.count("another")) == (2, 1)
 
 
@@ -345,8 +376,8 @@ def test_blocks_share_a_trace_of_their_own_where_fewer_gradients_are_wanted(want
             y = tf.reduce_sum(block(x))
         return tape.gradient(y, block.vector.value)
 
-    for _ in range(2):
-        for block in (first, second):
+    with Traces().shared():
+        for block in (first, second) * 2:
             with gradients_of(wanted):
                 assert (gradient(block) is None) == (wanted == "alphas")
             np.testing.assert_array_equal(gradient(block), [4])

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from darts_tf.errors import InputError
 from darts_tf.networks.skeleton import Classifier
-from darts_tf.space.block import Block, OfWhole, View
+from darts_tf.space.block import Block, OfWhole
+from darts_tf.space.layout import View
 from darts_tf.space.primitives import Shapes
 
 HIDDEN_CHANNELS = 128

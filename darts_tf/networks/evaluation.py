@@ -11,8 +11,10 @@ from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import Genotype
 from darts_tf.networks import skeleton
 from darts_tf.networks.auxiliary import AuxiliaryHead
-from darts_tf.space.block import Block, View
+from darts_tf.space.block import Block
 from darts_tf.space.cells import DerivedCell
+from darts_tf.space.layout import View
+from darts_tf.space.traces import Traces
 
 STEM_MULTIPLIER = 3
 
@@ -92,6 +94,7 @@ class EvaluationNetwork(keras.Model):
             "seed": seed,
             "name": name,
         }
+        self._traces = Traces()
         self.stems, before_last, last = _stems(stem, self.image_shape[2], init_channels)
         self.cells = []
         self.auxiliary_head, self.auxiliary_cell = None, 2 * num_cells // 3
@@ -165,6 +168,10 @@ class EvaluationNetwork(keras.Model):
             keep: Drop path's factors, one (batch,) tensor for each droppable operation in order;
                 drawn from (seed, step) when None in training.
         """
+        with self._traces.shared():
+            return self._forward(x, training, keep)
+
+    def _forward(self, x, training, keep):
         skeleton.check_images(x, self.image_shape)
         if training and keep is None:
             keep = self._draw_keep(x)

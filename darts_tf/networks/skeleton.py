@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from darts_tf.errors import InputError
 from darts_tf.space import functional
-from darts_tf.space.block import OfWhole, View, kernel_initializer
+from darts_tf.space.block import OfWhole, kernel_initializer
 from darts_tf.space.dual import bilinear, linear, read, total, value
+from darts_tf.space.layout import View
 from darts_tf.space.primitives import Shapes
 
 MINIMUM_IMAGE_SIZE = 8

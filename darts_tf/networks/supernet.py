@@ -7,11 +7,13 @@ import tensorflow as tf
 
 from darts_tf.genotype import CNN_PRIMITIVES, Genotype, derive, num_edges
 from darts_tf.networks import skeleton
-from darts_tf.space.block import Block, View
+from darts_tf.space.block import Block
 from darts_tf.space.cells import SearchCell
 from darts_tf.space.dual import Dual, Number, along, current_directions
+from darts_tf.space.layout import View
 from darts_tf.space.primitives import activation_function, check_primitives, primitive
 from darts_tf.space.recompute import recomputed
+from darts_tf.space.traces import Traces
 
 STEM_MULTIPLIER = 3
 
@@ -81,6 +83,7 @@ class Supernet(keras.Model):
             "name": name,
         }
         before_last = last = STEM_MULTIPLIER * init_channels
+        self._traces = Traces()
         self.stem = Block(skeleton.StemFunction(), self.image_shape[2], last, True, name="stem")
         self.cells = []
         for index, plan in enumerate(plans):
@@ -141,6 +144,10 @@ class Supernet(keras.Model):
 
     def forward(self, x: tf.Tensor, training: bool = False) -> list[Number]:
         """The outputs of stem, every cell, and the logits last."""
+        with self._traces.shared():
+            return self._forward(x, training)
+
+    def _forward(self, x, training):
         skeleton.check_images(x, self.image_shape)
         weights = {
             False: tf.nn.softmax(tf.convert_to_tensor(self.alphas_normal)),

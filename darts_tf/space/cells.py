@@ -5,14 +5,16 @@ count from 2 and sum what comes in; the output joins nodes in the channels. Rows
 ordered by target node, then source node.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from darts_tf.space.block import Block, PrimitiveFunction, View
+from darts_tf.space.block import Block, PrimitiveFunction
 from darts_tf.space.dual import Number, join, total
-from darts_tf.space.mixed import MixedOperation
+from darts_tf.space.layout import Composite, View
+from darts_tf.space.mixed import MixedFunction
 from darts_tf.space.primitives import (
     FACTORIZED_REDUCE,
     RELU_CONV_BN,
@@ -73,15 +75,15 @@ class Cell(keras.layers.Layer):
 
     def named_parameters(self) -> dict[str, View]:
         """The trainable weights by path, such as "pre0/conv/kernel"."""
-        return {
-            f"{b.name}/{key}": v for b in self.blocks() for key, v in b.named_parameters().items()
-        }
+        return self.named("named_parameters")
 
     def named_statistics(self) -> dict[str, View]:
         """The running statistics by path, such as "pre0/bn/moving_mean"."""
-        return {
-            f"{b.name}/{key}": v for b in self.blocks() for key, v in b.named_statistics().items()
-        }
+        return self.named("named_statistics")
+
+    def named(self, kind: str) -> dict[str, View]:
+        """What a method of every block returns by name, the block's name in front."""
+        return {f"{b.name}/{k}": v for b in self.blocks() for k, v in getattr(b, kind)().items()}
 
     def state(self, node: Number, stride: int = 1) -> State:
         """The state of a node, which the operations on all edges that leave it share."""
@@ -95,6 +97,54 @@ class Cell(keras.layers.Layer):
                 zip(self.preprocess, (before_last, last), strict=True)
             )
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedEdges(Composite):
+    """The nodes of a search cell: node_i = sum over j < i of m_(i,j)(node_j).
+
+    Cells of equal geometry share one trace of all this, in which edges of equal geometry share one.
+    """
+
+    primitives: tuple[str, ...]
+    num_nodes: int
+    reduction: bool
+    activation: str
+
+    def parts(self) -> dict[str, MixedFunction]:
+        """The mixed operation of every edge, as "edge04_n1_p2": edge 4, from node 2 to node 1.
+
+        (Intermediate nodes are counted from 0 there, sources from the first input.)
+        """
+        edges = [(n, j) for n in range(self.num_nodes) for j in range(INPUT_NODES + n)]
+        return {
+            f"edge{edge:02d}_n{node}_p{source}": MixedFunction(
+                self.primitives, stride_of_edge(source, self.reduction), self.activation
+            )
+            for edge, (node, source) in enumerate(edges)
+        }
+
+    def __call__(self, apply, first: Number, second: Number, softmax: tf.Tensor) -> Number:
+        """Computes the cell's output.
+
+        Args:
+            apply: Applies a part by its name, to what it reads and its mixing weights.
+            first, second: The preprocessed inputs, nodes 0 and 1.
+            softmax: (edges, candidates).
+        """
+        activation = activation_function(self.activation)
+        states = [
+            State(stride_of_edge(source, self.reduction), activation, whole=node)
+            for source, node in enumerate((first, second))
+        ]
+        edges = zip(self.parts().items(), tf.unstack(softmax), strict=True)
+        for _ in range(self.num_nodes):
+            mixed = [
+                apply(name, state.read(part.reads()), row)
+                for state, ((name, part), row) in zip(states, edges, strict=False)
+            ]
+            states.append(State(1, activation, whole=total(mixed)))
+        return join([state.whole for state in states[INPUT_NODES:]])
 
 
 class SearchCell(Cell):
@@ -115,39 +165,26 @@ class SearchCell(Cell):
 
     def __init__(self, *args, num_nodes: int, primitives: tuple[str, ...], **kwargs):
         super().__init__(*args, search=True, **kwargs)
-        channels, activation = self.preprocess[1].channels, kwargs["activation"]
-        self.nodes = []
-        edge = 0
-        for node in range(num_nodes):
-            incoming = []
-            for source in range(INPUT_NODES + node):
-                incoming.append(
-                    MixedOperation(
-                        primitives,
-                        channels,
-                        stride_of_edge(source, self.reduction),
-                        activation,
-                        name=f"edge{edge:02d}_n{node}_p{source}",
-                    )
-                )
-                edge += 1
-            self.nodes.append(incoming)
+        channels = self.preprocess[1].channels
+        function = MixedEdges(tuple(primitives), num_nodes, self.reduction, kwargs["activation"])
+        # BatchNorm has no scale here: it could undo the mixing weights.
+        self.edges = Block(function, channels, channels, affine=False, name="edges")
 
     def blocks(self) -> list[Block]:
         """All blocks of the cell, in order."""
-        return [*super().blocks(), *(block for incoming in self.nodes for block in incoming)]
+        return [*super().blocks(), self.edges]
+
+    def named(self, kind: str) -> dict[str, View]:
+        """As of every cell, edges as "edge00_n0_p0/sep_conv_3x3/dw1/kernel"."""
+        return {key.removeprefix("edges/"): view for key, view in super().named(kind).items()}
 
     def call(self, before_last, last, softmax, training=False):
-        """node_i = sum over j < i of m_(i,j)(node_j)."""
-        states = self.input_nodes(before_last, last, training)
-        rows = iter(tf.unstack(softmax))
-        for incoming in self.nodes:
-            mixed = [
-                operation.leave(state, next(rows), training=training)
-                for operation, state in zip(incoming, states, strict=True)
-            ]
-            states.append(self.state(total(mixed)))
-        return join([state.whole for state in states[INPUT_NODES:]])
+        """Preprocesses the inputs and computes the nodes."""
+        nodes = [
+            block.call(x, training=training)
+            for block, x in zip(self.preprocess, (before_last, last), strict=True)
+        ]
+        return self.edges.apply_to(tuple(nodes), softmax, training=training)
 
 
 class DerivedCell(Cell):
@@ -203,7 +240,9 @@ class DerivedCell(Cell):
             kept = []
             for source in sources:
                 operation, droppable = next(operations)
-                y = operation.leave(states[source], training=training)
+                y = operation.apply_to(
+                    states[source].read(operation.function.reads()), training=training
+                )
                 if keep is not None and droppable:
                     y *= tf.cast(next(factors), y.dtype)[:, None, None, None]
                 kept.append(y)

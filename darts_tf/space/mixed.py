@@ -5,8 +5,8 @@ import itertools
 
 import tensorflow as tf
 
-from darts_tf.space.block import Block, within
 from darts_tf.space.dual import scaled, total
+from darts_tf.space.layout import within
 from darts_tf.space.primitives import Shapes, activation_function, primitive
 from darts_tf.space.state import State
 
@@ -70,35 +70,8 @@ class MixedFunction:
             applied = candidate.norms(self.stride, search=True)
             # Where a candidate ends with BatchNorm, p is its scale, which it has not otherwise in
             # the search: the product needs no pass of its own, forward or backward.
-            scales = {applied[-1]: p[name]} if applied else {}
+            folded = candidate.ends_with_norm and applied
+            scales = {applied[-1]: p[name]} if folded else {}
             y = candidate.apply(state, own, norms.within(name, scales), self.stride, True)
-            terms.append(y if applied else scaled(y, p[name]))
+            terms.append(y if folded else scaled(y, p[name]))
         return total(terms)
-
-
-class MixedOperation(Block):
-    """The mixed operation of one edge, with the weights of all its candidates.
-
-    Args:
-        primitives: Names of the candidates, in the order of alpha's columns.
-        channels: Channels of input and output.
-        stride: 1, or 2 on the edges that leave the inputs of a reduction cell.
-        activation: Name of the activation inside the candidates.
-
-    Call arguments:
-        x: (batch, height, width, channels).
-        softmax: (candidates,) mixing weights.
-        training: Whether BatchNorm uses the batch's statistics.
-    """
-
-    def __init__(
-        self,
-        primitives: tuple[str, ...],
-        channels: int,
-        stride: int,
-        activation: str = "relu",
-        name: str | None = None,
-    ):
-        # BatchNorm has no scale here: it could undo the mixing weights.
-        function = MixedFunction(tuple(primitives), stride, activation)
-        super().__init__(function, channels, channels, affine=False, name=name)

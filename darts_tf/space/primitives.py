@@ -30,9 +30,14 @@ class Primitive:
         takes_dual: Whether `apply` takes a `Dual` wherever it takes a tensor, as it does if it
             computes with the functions of `functional` alone. If not, the exact second order uses
             nested tapes.
+        ends_with_norm: Whether nothing but a rearrangement of pixels follows the last BatchNorm
+            that `norms` names, if it names any. The mixed operation then makes its weight the
+            BatchNorm's scale, in place of a product with the output: right only where
+            f(p * x) = p * f(x) for all that follows.
     """
 
     takes_dual = False
+    ends_with_norm = False
 
     def kernels(self, channels_in: int, channels_out: int, stride: int) -> Shapes:
         """Names and shapes of the weights, BatchNorm's scale and shift left out."""
@@ -59,8 +64,7 @@ class Primitive:
         Args:
             state: The input; odd sizes are rounded up when divided by the stride.
             kernels: The weights named by `kernels`.
-            normalise: Applies the BatchNorm of a name to a tensor; the last named by `norms` is
-                applied last.
+            normalise: Applies the BatchNorm of a name to a tensor.
             stride: 1 or 2.
             search: Search form or evaluation form.
         """
@@ -83,6 +87,7 @@ class Pool(Primitive):
     """3x3 pooling, followed by BatchNorm in the search form only."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def __init__(self, pooled: str):
         self.pooled = pooled
@@ -105,6 +110,7 @@ class SeparableConvolution(Primitive):
     """(activation, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise has the stride."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def __init__(self, size: int):
         self.size = size
@@ -139,6 +145,7 @@ class DilatedConvolution(Primitive):
     """Activation, depthwise k x k with dilation 2, 1x1, BatchNorm; once, not repeated."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def __init__(self, size: int):
         self.size = size
@@ -178,6 +185,7 @@ class Convolution1x7Then7x1(Primitive):
     """Activation, full 1x7 and 7x1 convolutions, BatchNorm (in AmoebaNet's cells only)."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def kernels(self, channels_in, channels_out, stride):
         """The 1x7 kernel is applied first, in spite of the primitive's published name."""
@@ -205,6 +213,7 @@ class ReluConvBn(Primitive):
     """Activation, 1x1 convolution, BatchNorm: the preprocessing of a cell's input."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def kernels(self, channels_in, channels_out, stride):
         """One 1x1 kernel."""
@@ -232,6 +241,7 @@ class FactorizedReduce(Primitive):
     """
 
     takes_dual = True
+    ends_with_norm = True
 
     def kernels(self, channels_in, channels_out, stride):
         """Half of the output channels each; an odd number leaves one more to the even pixels."""
@@ -260,6 +270,7 @@ class SkipConnect(Primitive):
     """The identity at stride 1 (no activation or BatchNorm), a factorized reduction at stride 2."""
 
     takes_dual = True
+    ends_with_norm = True
 
     def kernels(self, channels_in, channels_out, stride):
         """None at stride 1."""
