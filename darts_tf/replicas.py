@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from darts_tf import processor
 from darts_tf.collective import count, is_in_one_order, sum_over_replicas
 
 SUM = tf.distribute.ReduceOp.SUM
@@ -235,6 +236,7 @@ class ReplicatedModel(keras.Model):
 
     def make_train_function(self, force=False):
         """Compiles `train_step` for all replicas."""
+        processor.advise()
         if not _deals(self.distribute_strategy):
             return super().make_train_function(force)
         if self.train_function is None or force:

@@ -27,6 +27,7 @@ KEYS = {
     "min_s",
     "peak_rss_mb",
     "versions",
+    "processor",
     "threads",
 }
 # The smallest auxiliary head reads 2x2 px, and the input pipeline makes 25,000 images whatever the
@@ -59,6 +60,8 @@ def test_a_training_is_timed_on_two_devices_too():
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     found = json.loads(done.stdout)
     assert found["devices"] == 2 and len(found["step_s"]) == 1 and found["batch_size"] == 2
+    assert found["processor"].keys() == {"model", "instruction_sets", "onednn"}
+    assert done.stderr == ""  # none of TensorFlow's lines
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the programs do
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Hypothesis keeps a few files; not in the checkout.
 os.environ.setdefault(

@@ -4,7 +4,8 @@
 
 Prints one JSON object: seconds from the start of the process to the end of the first step
 (`start_s`), of which tracing (`trace_s`), of every step behind it, images or tokens a second, the
-peak of resident memory. Sizes are the published ones unless flags say otherwise.
+peak of resident memory, the processor, its instruction sets and whether oneDNN is on. Sizes are
+the published ones unless flags say otherwise.
 
 With --repeat each run is a fresh process; --against "COMMAND" runs another command that prints the
 same keys in turn with it, and the ratios are its figures divided by ours.
@@ -21,6 +22,7 @@ import time
 
 from absl import flags
 
+from darts_tf import processor
 from darts_tf.bin import common, devices, workloads
 from darts_tf.errors import InputError
 
@@ -95,6 +97,11 @@ def run(values: flags.FlagValues) -> dict:
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
+        },
+        "processor": {
+            "model": processor.model_name(),
+            "instruction_sets": processor.instruction_sets(),
+            "onednn": processor.uses_onednn(),
         },
         "threads": {
             "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from absl import flags
 
-from darts_tf import files
+from darts_tf import files, processor
 from darts_tf.bin import flagfiles
+from darts_tf.bin.quiet import quiet_tensorflow
 from darts_tf.errors import InputError, StopRequested
 
 DONE, USAGE_ERROR, WORKER_LOST, STOPPED, INTERRUPTED = 0, 1, 69, 75, 130
@@ -46,8 +47,8 @@ def run(
         arguments: Command line without the program's name; that of the process by default, which
             then ends here when it is stopped by a signal.
     """
-    # TensorFlow's start-up notes stay off the terminal; read when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
+    processor.turn_onednn_on()
     of_process = arguments is None
     arguments = sys.argv[1:] if of_process else arguments
     values = flags.FlagValues()
