@@ -335,6 +335,9 @@ def test_an_export_that_cannot_be_written_is_refused(refused, tmp_path):
     network.save(tmp_path / "model.keras")
     description = {"mean": [0.5], "standard_deviation": [1.0], "class_names": ["a", "b", "c"]}
     (tmp_path / "data.json").write_text(json.dumps(description))
+    line = refused(export, f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}")
+    assert f"The run in {tmp_path} was trained by a version whose networks took images that" in line
+    (tmp_path / "data.json").write_text(json.dumps({"class_names": ["a", "b", "c"]}))
     file = tmp_path / "file"
     file.write_text("mine")
     for output in (file, "/proc/out"):
