@@ -32,9 +32,11 @@ for batch in (1, 5):
     images = np.load(sys.argv[2])["images"][:batch]
     for name, serve in (
         ("direct", model.serve),
-        ("signature", model.signatures["serving_default"]),
+        ("floats", model.signatures["serving_default"]),
+        ("signature", model.signatures["serve_uint8"]),
     ):
-        for key, value in serve(images=tf.constant(images)).items():
+        given = tf.constant(images.astype("float32") if name == "floats" else images)
+        for key, value in serve(images=given).items():
             results[f"{batch}/{name}/{key}"] = value.numpy()
 np.savez(sys.argv[3], **results)
 """
@@ -76,9 +78,9 @@ def test_exported_model_runs_without_this_package(network, exported, tmp_path):
     logits = network(images, training=False).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     with np.load(tmp_path / "results.npz") as results:
-        assert len(results.files) == 2 * 2 * 3
+        assert len(results.files) == 2 * 3 * 3
         for batch in (1, 5):
-            for name in ("direct", "signature"):
+            for name in ("direct", "floats", "signature"):
                 found = {
                     key: results[f"{batch}/{name}/{key}"]
                     for key in ("logits", "probabilities", "class")
