@@ -110,6 +110,9 @@ def refused(capsys):
         (train_cnn, "--batch_size=1438", "A batch of 1438 .*: training part has only 1437; take"),
         (pipeline, "--search_batch_size=361", "A batch of 361 .*: valid has only 360; take a sm"),
         (pipeline, "--train_batch_size=1438", "A batch of 1438 .*: training part has only 1437"),
+        (train_cnn, "--cutout_length=8", "^--cutout_length=8 covers .* 8x8 px.* add --nocutout."),
+        (pipeline, "--train_cutout_length=16", "^--train_cutout_length=16 .* --notrain_cutout."),
+        (train_cnn, "--cutout_length=0", "--cutout_length must be at least 1. Received: --cutout"),
     ],
 )
 def test_wrong_flags_are_refused_and_leave_no_work_folder(

@@ -86,8 +86,17 @@ class Streams:
     preprocessing: object
 
 
-def streams_of_images(settings: TrainSettings, image_data) -> Streams:
-    """All training images, those of a validation part included; the test part in order."""
+def streams_of_images(settings: TrainSettings, image_data, prefix: str = "") -> Streams:
+    """All training images, those of a validation part included; the test part in order.
+
+    Args:
+        settings: How.
+        image_data: A `darts_tf.data.ImageData`.
+        prefix: What the flags begin with, for the errors.
+
+    Raises:
+        InputError: The data does not fit the settings.
+    """
     import numpy as np
 
     from darts_tf import data
@@ -97,7 +106,7 @@ def streams_of_images(settings: TrainSettings, image_data) -> Streams:
     if image_data.validation_images is not None:
         arrays[0].append(image_data.validation_images)
         arrays[1].append(image_data.validation_labels)
-    augmentation = augmentation_of(settings, image_data)
+    augmentation = augmentation_of(settings, image_data, prefix)
     train = data.ArrayStream(
         *map(np.concatenate, arrays),
         settings.batch_size,
@@ -116,8 +125,8 @@ def streams_of_images(settings: TrainSettings, image_data) -> Streams:
     )
 
 
-def augmentation_of(settings: TrainSettings, image_data):
-    """The augmentation of the training images, with cutout.
+def augmentation_of(settings: TrainSettings, image_data, prefix: str = ""):
+    """The augmentation of the training images, with cutout; the arguments as above.
 
     Raises:
         InputError: The square covers whole images.
@@ -132,9 +141,9 @@ def augmentation_of(settings: TrainSettings, image_data):
     length = settings.cutout_length or side // 2
     if length >= side:
         raise InputError(
-            f"--cutout_length={length} covers the whole of images of {height}x{width} px, which "
-            f"would be trained on as blank ones. Take less than {side}, leave the flag out for "
-            f"{side // 2}, or add --nocutout."
+            f"--{prefix}cutout_length={length} covers the whole of images of {height}x{width} px, "
+            f"which would be trained on as blank ones. Take less than {side}, leave the flag out "
+            f"for {side // 2}, or add --no{prefix}cutout."
         )
     # What the normalisation makes zero, as published.
     mean = tuple(image_data.normalization.input_mean)
