@@ -1,6 +1,7 @@
 """Defaults of the programs that depend on a size: none defeats another, whatever the images."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from absl import flags
 from darts_tf import data
 from darts_tf.bin import common, pipeline, search_cnn, search_rnn, train_cnn, train_rnn
 from darts_tf.errors import InputError
+from tests.programs import run
 
 
 def bare(program, settings, prefix="", dataset=()):
@@ -86,6 +88,14 @@ def test_bare_defaults_are_for_the_text_that_is_the_default():
     for program, prefix, named in ((train_rnn, "", ()), (pipeline, "train_", topics)):
         settings = bare(program, train_rnn.TrainSettings, prefix, named)
         assert train_rnn.windows_of(settings, corpus).steps(0) >= 20
+
+
+def test_a_training_by_its_defaults_learns(tmp_path):
+    """Only smaller, and for less long."""
+    small = ("--epochs=6", "--layers=3", "--init_channels=6", "--batch_size=48")
+    assert run(train_cnn, *small, f"--workdir={tmp_path}") == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.5  # of blank images 0.1
 
 
 @pytest.mark.parametrize(("side", "length"), [(8, 8), (8, 16), (16, 16), (9, 9)])
