@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -85,6 +86,47 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def checked_new_folder(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder that is not there yet, or empty.
+
+    Raises:
+        InputError: It is something else.
+    """
+    absolute = Path(path).absolute()
+    if os.path.lexists(absolute) and (not absolute.is_dir() or any(absolute.iterdir())):
+        raise InputError(f"{path} exists and is no empty folder. Name another folder to export to.")
+    return absolute
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to make a folder at; what it holds stands in `path` at the end, if nothing was raised.
+
+    Its name is one that nobody has. A folder that was not there appears whole, at once. One that
+    was there, and is empty, stays the same folder (it may be the working directory, or another file
+    system), and gets what was written, the files of its first level last.
+
+    Args:
+        path: As `checked_new_folder` returns it.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    path = Path(path)
+    stays = path.is_dir()
+    if not stays:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path if stays else path.parent) as home:
+        # Not that folder itself, which only its owner may read.
+        made = Path(home, "new")
+        yield made
+        if not stays:
+            os.replace(made, path)
+            return
+        for part in sorted(made.iterdir(), key=Path.is_file):
+            os.replace(part, path / part.name)
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -6,7 +6,7 @@ therefore knows where its examples stand in the global batch from n alone, and w
 random for an example depends on the step and on this place, not on the number of replicas.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -213,6 +213,44 @@ def deal(
     return dealt.prefetch(2 * local)
 
 
+LOOKED_AT = 32
+"""How many images of a first batch are looked at."""
+
+
+def looked_at(batches: tf.data.Dataset, look: Callable[[np.ndarray], None]) -> tf.data.Dataset:
+    """The same batches; `look` gets images of the first one as it passes.
+
+    Nothing is read ahead or twice, as from a generator that gives everything once.
+
+    Args:
+        batches: Of (x, y[, weight]), or pairs of such; others are not looked at.
+        look: A function of images (batch, height, width, channels).
+    """
+
+    def inputs(batch):
+        halves = batch if isinstance(batch, tuple) and isinstance(batch[0], tuple) else (batch,)
+        found = [half[0] if isinstance(half, tuple) else half for half in halves]
+        return [x for x in found if getattr(x, "shape", None) is not None and x.shape.rank == 4]
+
+    if not inputs(batches.element_spec):
+        return batches
+
+    def call(*images):
+        for each in images:
+            look(each)
+        return np.int32(0)
+
+    def passing(number, batch):
+        images = [x[:LOOKED_AT] for x in inputs(batch)]
+        looked = tf.cond(
+            tf.equal(number, 0), lambda: tf.numpy_function(call, images, tf.int32), lambda: 0
+        )
+        with tf.control_dependencies([looked]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return batches.enumerate().map(passing)
+
+
 class ReplicatedModel(keras.Model):
     """A model whose `fit` and `evaluate` deal global batches out to the replicas of any strategy.
 
@@ -252,12 +290,26 @@ class ReplicatedModel(keras.Model):
         return self.test_function
 
     def _dealt(self, data, may_be_empty=False):
+        data = self._looked_at(data)
         strategy = self.distribute_strategy
         if not _deals(strategy) or not isinstance(data, tf.data.Dataset):
             return data
         with strategy.scope():  # a replica cannot make variables
             self.build_metrics(data.element_spec)
         return distribute(strategy, data, may_be_empty=may_be_empty)
+
+    def _looked_at(self, data):
+        """The data; its first batch is shown to the network, if that has a `check_scale`."""
+        network = getattr(self, "supernet", None) or getattr(self, "network", None)
+        check = getattr(network, "check_scale", None)
+        if check is None or data is None:
+            return data
+        if isinstance(data, tf.data.Dataset):
+            return looked_at(data, check)
+        inputs = data[0] if isinstance(data, tuple) else data
+        if np.ndim(inputs) == 4:
+            check(np.asarray(inputs[:LOOKED_AT]))
+        return data
 
     def _on_all_replicas(self, step):
         """A step as a function of an iterator over parts."""

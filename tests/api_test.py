@@ -35,6 +35,7 @@ NAMES = [
     "exponential_schedule",
     "export_language_model",
     "export_saved_model",
+    "normalization",
     "pair",
     "plot_alphas",
     "plot_genotype",

@@ -110,6 +110,9 @@ def refused(capsys):
         (train_cnn, "--batch_size=1438", "A batch of 1438 .*: training part has only 1437; take"),
         (pipeline, "--search_batch_size=361", "A batch of 361 .*: valid has only 360; take a sm"),
         (pipeline, "--train_batch_size=1438", "A batch of 1438 .*: training part has only 1437"),
+        (train_cnn, "--cutout_length=8", "^--cutout_length=8 covers .* 8x8 px.* add --nocutout."),
+        (pipeline, "--train_cutout_length=16", "^--train_cutout_length=16 .* --notrain_cutout."),
+        (train_cnn, "--cutout_length=0", "--cutout_length must be at least 1. Received: --cutout"),
     ],
 )
 def test_wrong_flags_are_refused_and_leave_no_work_folder(
@@ -335,6 +338,9 @@ def test_an_export_that_cannot_be_written_is_refused(refused, tmp_path):
     network.save(tmp_path / "model.keras")
     description = {"mean": [0.5], "standard_deviation": [1.0], "class_names": ["a", "b", "c"]}
     (tmp_path / "data.json").write_text(json.dumps(description))
+    line = refused(export, f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}")
+    assert f"The run in {tmp_path} was trained by a version whose networks took images that" in line
+    (tmp_path / "data.json").write_text(json.dumps({"class_names": ["a", "b", "c"]}))
     file = tmp_path / "file"
     file.write_text("mine")
     for output in (file, "/proc/out"):

@@ -324,9 +324,7 @@ def test_any_vocabulary_comes_back_as_it_was(words, tmp_path):
     assert text.load_vocabulary(tmp_path).words == vocabulary.words
 
 
-DESCRIPTION = json.dumps(
-    {"mean": [0.5, 0.25, 0.1], "standard_deviation": [1.0, 0.5, 0.25], "class_names": ["a", "b"]}
-).encode()
+DESCRIPTION = json.dumps({"class_names": ["a", "b", "Hündin", "0"]}).encode()
 
 
 @repeatable(1000)
@@ -339,9 +337,6 @@ def test_a_damaged_description_of_data_is_read_as_it_says_or_refused(content, tm
         assert str(tmp_path) in str(error) and len(str(error)) < 1000
         return
     assert found == json.loads(content.decode("utf-8-sig"))
-    for name in ("mean", "standard_deviation"):
-        assert np.isfinite(np.array(found[name], np.float32)).all()
-    assert min(found["standard_deviation"]) > 0
     assert all(isinstance(name, str) for name in found["class_names"])
 
 

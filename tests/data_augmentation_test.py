@@ -5,10 +5,9 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.data import augmentation
-from darts_tf.data.augmentation import Augmentation, Statistics
+from darts_tf.data.augmentation import Augmentation
+from darts_tf.data.normalization import published_normalization
 from darts_tf.errors import InputError
-
-CIFAR = Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
 
 
 def images(count=6, side=32, channels=3, seed=0):
@@ -72,21 +71,12 @@ def test_the_operations_draw_independently():
     assert np.abs(correlation).max() < 0.06
 
 
-def test_normalise_scales_integers_and_takes_floats_as_scaled():
-    x = images()
-    expected = (x / 255.0 - np.array(CIFAR.mean)) / np.array(CIFAR.std)
-    got = augmentation.normalise(x, CIFAR.mean, CIFAR.std)
-    assert got.dtype == tf.float32
-    np.testing.assert_allclose(got, expected, atol=2e-6)
-    scaled = augmentation.normalise(x / np.float32(255), CIFAR.mean, CIFAR.std)
-    np.testing.assert_allclose(scaled, expected, atol=2e-6)
-
-
 def test_padding_is_black_before_the_normalisation():
     """The published corner colour (zero padding comes first)."""
     white = np.full((200, 32, 32, 3), 255, np.uint8)
-    got = augmentation.augment(white, Augmentation(), CIFAR, 0, np.arange(200)).numpy()
-    smallest = got.min((0, 1, 2))
+    got = augmentation.augment(white, Augmentation(), 0, np.arange(200))
+    assert got.dtype == tf.uint8
+    smallest = published_normalization("cifar10")(got).numpy().min((0, 1, 2))
     np.testing.assert_allclose(smallest, (-1.98921202, -1.98023768, -1.70700409), atol=1e-6)
 
 
@@ -116,16 +106,26 @@ def test_cutout_zeroes_the_half_open_square_in_all_channels():
     np.testing.assert_array_equal(got, expected)
 
 
+def test_cutout_is_zero_after_the_normalisation_as_published():
+    layer = published_normalization("cifar10")
+    filled = Augmentation(0, False, 16, tuple(layer.input_mean))
+    x = images(count=20)
+    got = layer(augmentation.augment(x, filled, 3, np.arange(20))).numpy()
+    plain = layer(x.astype(np.float32)).numpy()
+    expected = augmentation.cutout(plain, 16, seeds(20, 3, "cutout")).numpy()
+    assert (expected == 0).mean() > 0.1
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize(
     "operation",
     [
         lambda x, s: augmentation.pad_and_crop(x, 2, s),
         augmentation.horizontal_flip,
-        lambda x, s: augmentation.normalise(x, CIFAR.mean, CIFAR.std),
         lambda x, s: augmentation.cutout(x, 6, s),
-        lambda x, s: augmentation.augment(x, Augmentation(2, True, 6), CIFAR, 3, s[:, 1]),
+        lambda x, s: augmentation.augment(x, Augmentation(2, True, 6, (1.5, 2, 3)), 3, s[:, 1]),
     ],
-    ids=["pad_and_crop", "horizontal_flip", "normalise", "cutout", "augment"],
+    ids=["pad_and_crop", "horizontal_flip", "cutout", "augment"],
 )
 def test_eager_and_tf_data_agree_whatever_the_batch(operation):
     """The same seeds give the same images, in a whole batch or in batches of 4 and 2."""
@@ -139,17 +139,22 @@ def test_eager_and_tf_data_agree_whatever_the_batch(operation):
 
 def test_nothing_to_do_changes_nothing():
     x = images()
-    got = augmentation.augment(x, augmentation.NO_AUGMENTATION, None, 0, np.arange(6))
+    got = augmentation.augment(x, augmentation.NO_AUGMENTATION, 0, np.arange(6))
     assert got.dtype == tf.uint8
     np.testing.assert_array_equal(got, x)
 
 
 def test_default_augmentations():
-    assert augmentation.default_augmentation("cifar10:3.0.2") == Augmentation(4, True, 0)
-    assert augmentation.default_augmentation("digits") == Augmentation(1, False, 0)
-    assert augmentation.default_augmentation("emnist/balanced") == Augmentation(2, False, 0)
-    assert augmentation.default_augmentation("fashion_mnist").flip
-    assert not augmentation.default_augmentation("svhn_cropped").flip
+    def default(name, side, channels=3):
+        return augmentation.default_augmentation(name, (side, side, channels))
+
+    assert default("cifar10:3.0.2", 32) == Augmentation(4, True, 0)
+    assert default("digits", 8, 1) == Augmentation(1, False, 0)
+    assert default("emnist/balanced", 28, 1) == Augmentation(2, False, 0)
+    assert default("fashion_mnist", 28, 1).flip
+    assert not default("svhn_cropped", 32).flip
+    # At most an eighth of the side, as 4 of 32.
+    assert [default("own", side).padding for side in (8, 16, 32, 96)] == [1, 2, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +162,9 @@ def test_default_augmentations():
     [
         (lambda: Augmentation(padding=-1), "padding must be 0 or more pixels; received -1"),
         (lambda: Augmentation(cutout=-2), "cutout must be 0 or more pixels; received -2"),
-        (lambda: Statistics((0.5,), (0.0,)), "all of the latter positive"),
-        (lambda: Statistics((0.5, 0.5), (0.1,)), "as many means as standard deviations"),
+        (lambda: Augmentation(0, True, 8).check_size((9, 8, 1)), "cutout=8 covers the whole of"),
+        (lambda: Augmentation(9).check_size((9, 12, 1)), "padding=9 covers .* must be less than 9"),
+        (lambda: Augmentation(0, True, 4, (1, 2)).check_size((9, 9, 1)), "fill has 2 channels"),
         (lambda: seeds(1, seed=-1), "seed must be an integer of 0 or more; received -1"),
         (lambda: seeds(1, seed=0.5), "seed must be an integer of 0 or more; received 0.5"),
     ],

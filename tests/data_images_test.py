@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.data import load_images, search_split
-from darts_tf.data.sources import PUBLISHED_STATISTICS, channel_statistics
+from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.errors import InputError
 
 REAL = pathlib.Path(
@@ -123,16 +123,6 @@ def test_digits_search_halves_are_its_own_parts_and_limit_keeps_the_first():
     np.testing.assert_array_equal(few.test_images, data.test_images)
 
 
-def test_statistics_are_mean_and_deviation_of_scaled_pixels():
-    x = pictures(50)
-    x[..., 2] = 7
-    got = channel_statistics(x)
-    scaled = x / 255.0
-    np.testing.assert_allclose(got.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(got.std[:2], scaled.std((0, 1, 2))[:2], rtol=1e-9)
-    assert got.std[2] == pytest.approx(1 / 255)
-
-
 def test_prepared_data_set_comes_in_stored_order(prepared):
     data = load_images("cifar10", prepared)
     x, y = part(20, 1)
@@ -142,7 +132,8 @@ def test_prepared_data_set_comes_in_stored_order(prepared):
     assert data.test_images.shape == (7, 8, 8, 3)
     assert data.validation_images is None
     assert data.class_names == ("cat", "dog", "owl")
-    assert data.statistics == PUBLISHED_STATISTICS["cifar10"]
+    published = published_normalization("cifar10").get_config()
+    assert data.normalization.get_config() == published
     few = load_images("cifar10:3.0.2", prepared, limit=6)
     np.testing.assert_array_equal(few.train_images, x[:6])
     assert len(load_images("cifar10", prepared, limit=999).train_images) == 20
@@ -160,7 +151,7 @@ def test_validation_parts(prepared):
     three = load_images("three_parts", prepared)
     np.testing.assert_array_equal(three.validation_images, part(5, 3)[0])
     np.testing.assert_array_equal(three.search_halves()[1][0], part(5, 3)[0])
-    assert three.statistics == channel_statistics(three.train_images)
+    assert three.normalization.get_config() == normalization(three.train_images).get_config()
     two = load_images("no_test", prepared)
     assert two.validation_images is None
     np.testing.assert_array_equal(two.test_images, part(5, 3)[0])
@@ -260,9 +251,9 @@ def test_real_cifar10():
     assert data.test_images.shape == (10000, 32, 32, 3)
     assert data.class_names[0] == "airplane" and data.class_names[9] == "truck"
     assert np.bincount(data.test_labels).tolist() == [1000] * 10
-    measured = channel_statistics(data.test_images)
-    np.testing.assert_allclose(measured.mean, data.statistics.mean, atol=0.02)
-    np.testing.assert_allclose(measured.std, data.statistics.std, atol=0.02)
+    normalised = data.normalization(data.test_images).numpy()
+    np.testing.assert_allclose(normalised.mean((0, 1, 2)), 0, atol=0.05)
+    np.testing.assert_allclose(normalised.std((0, 1, 2)), 1, atol=0.05)
 
 
 def test_loading_leaves_the_devices_alone():

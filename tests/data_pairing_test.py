@@ -9,15 +9,13 @@ import tensorflow as tf
 from darts_tf.data import (
     ArrayStream,
     Augmentation,
-    Statistics,
     augmentation,
     evaluation_batches,
     pair,
 )
 from darts_tf.errors import InputError
 
-STATISTICS = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-AUGMENTATION = Augmentation(padding=2, flip=True, cutout=4)
+AUGMENTATION = Augmentation(padding=2, flip=True, cutout=4, fill=(125.3, 100, 75))
 
 
 def half(count, seed=0, side=8):
@@ -79,16 +77,32 @@ def test_carry_covers_everything_once_in_each_sweep_with_full_batches():
 
 def test_batches_are_the_transformed_images_of_their_labels():
     x, y = half(10)
-    stream = ArrayStream(
-        x, y, batch_size=4, seed=3, augmentation=AUGMENTATION, statistics=STATISTICS
-    )
+    stream = ArrayStream(x, y, batch_size=4, seed=3, augmentation=AUGMENTATION)
     first = 0
     for got, index in take(stream.batches(), 7):
         positions = np.arange(first, first + len(index))
         first += len(index)
-        expected = augmentation.augment(x[index], AUGMENTATION, STATISTICS, 3, positions)
+        expected = augmentation.augment(x[index], AUGMENTATION, 3, positions)
         np.testing.assert_array_equal(got, expected)
         assert (got.dtype, index.dtype) == (np.float32, np.int32)
+
+
+def test_cutout_fills_with_the_mean_of_the_images_by_itself():
+    x, y = half(12)
+    stream = ArrayStream(x, y, batch_size=12, augmentation=Augmentation(0, False, 6))
+    ((got, index),) = take(stream.batches(), 1)
+    filled = (got != x[index]).any(-1)
+    assert filled.mean() > 0.2
+    np.testing.assert_allclose(got[filled], np.broadcast_to(x.mean((0, 1, 2)), (filled.sum(), 3)))
+
+
+def test_images_keep_their_scale():
+    x, y = half(4)
+    augmented = Augmentation(2, True)
+    assert take(ArrayStream(x, y, 4, augmentation=augmented).batches(), 1)[0][0].dtype == np.uint8
+    for scaled in (x / np.float32(255), 257 * x.astype(np.uint16)):
+        ((got, _),) = take(ArrayStream(scaled, y, 4, augmentation=augmented).batches(), 1)
+        assert got.dtype == scaled.dtype and set(got.ravel()) <= {0, *scaled.ravel()}
 
 
 def test_an_image_is_augmented_anew_in_every_epoch():
@@ -107,7 +121,6 @@ def test_a_stream_continues_exactly(remainder, start_step):
         batch_size=4,
         seed=7,
         augmentation=AUGMENTATION,
-        statistics=STATISTICS,
         remainder=remainder,
     )
     whole = take(stream.batches(), start_step + 5)
@@ -122,7 +135,6 @@ def test_a_pairing_continues_exactly(start_step):
         batch_size=4,
         seed=2,
         augmentation=AUGMENTATION,
-        statistics=STATISTICS,
     )
     whole = take(pairing.stream(), start_step + 6)
     same(take(pairing.stream(start_step), 6), whole[start_step:])
@@ -160,16 +172,12 @@ def test_arrays_pass_unchanged_without_a_transform():
 
 def test_evaluation_sees_every_example_once_in_order():
     x, y = half(10)
-    dataset = evaluation_batches(x, y, 4, STATISTICS)
+    dataset = evaluation_batches(x, y, 4)
     assert int(dataset.cardinality()) == 3
     batches = list(dataset.as_numpy_iterator())
     assert [len(b) for _, b in batches] == [4, 4, 2]
-    got = np.concatenate([b for b, _ in batches])
-    expected = (x / 255.0 - STATISTICS.mean) / np.array(STATISTICS.std)
-    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([b for b, _ in batches]), x)
     np.testing.assert_array_equal(np.concatenate([b for _, b in batches]), y)
-    unchanged = np.concatenate([b for b, _ in evaluation_batches(x, y, 16)])
-    np.testing.assert_array_equal(unchanged, x)
 
 
 def batched(count, batch_size, **shuffle):
@@ -192,7 +200,7 @@ def test_data_sets_are_repeated_and_continue_exactly():
 
 
 def test_arrays_and_data_sets_mix():
-    pairing = pair(half(10), batched(6, 3), batch_size=5, statistics=STATISTICS)
+    pairing = pair(half(10), batched(6, 3), batch_size=5, augmentation=AUGMENTATION)
     (x, _), (x_valid, _) = take(pairing.stream(), 1)[0]
     assert (x.dtype, x_valid.dtype) == (np.float32, np.uint8)
     endless = pair(half(10), batched(6, 3).repeat(), batch_size=5)
@@ -254,8 +262,8 @@ def float_images(index):
             "label of example 1 of valid is not finite",
         ),
         (
-            lambda: pair(half(9), half(9), batch_size=2, statistics=Statistics((0.5,), (0.5,))),
-            "statistics have 1 channels but the images 3",
+            lambda: pair(half(9), half(9), batch_size=2, augmentation=Augmentation(cutout=8)),
+            "cutout=8 covers the whole of images of 8x8 px: it must be less than 8, and 0 leaves",
         ),
         (
             lambda: pair(unknown(batched(9, 3)), half(9), batch_size=2),
@@ -275,8 +283,8 @@ def float_images(index):
         ),
         (lambda: pair(half(9), batched(9, 3).take(0), batch_size=2), "valid is empty"),
         (
-            lambda: pair(batched(9, 3), batched(9, 3), statistics=STATISTICS),
-            "apply to arrays; received two tf.data.Dataset",
+            lambda: pair(batched(9, 3), batched(9, 3), augmentation=AUGMENTATION),
+            "applies to arrays; received two tf.data.Dataset",
         ),
         (
             lambda: pair(half(9), half(9), batch_size=3).stream(-1),

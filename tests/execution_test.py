@@ -87,9 +87,7 @@ def test_a_model_with_code_in_it_is_refused_and_runs_nothing(tmp_path, capsys):
     run_folder = tmp_path / "run"
     run_folder.mkdir()
     (tmp_path / "whole.keras").rename(run_folder / "model.keras")
-    (run_folder / "data.json").write_text(
-        '{"mean": [0.5], "standard_deviation": [1.0], "class_names": ["a"]}'
-    )
+    (run_folder / "data.json").write_text('{"class_names": ["a"]}')
     assert run(export, f"--workdir={run_folder}", f"--output={tmp_path / 'out'}") == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {run_folder} cannot be read: ") and said.count("\n") == 1

@@ -304,6 +304,7 @@ def test_configuration_makes_the_same_network(tiny):
         "stem": "cifar",
         "seed": 4,
         "name": "evaluation_network",
+        "preprocessing": None,
     }
     other = EvaluationNetwork.from_config(config)
     assert other.genotype == tiny.genotype and other.get_config() == config

@@ -170,6 +170,7 @@ def test_configuration_makes_the_same_network(tiny):
         "activation": "relu",
         "recompute": False,
         "name": "supernet",
+        "preprocessing": None,
     }
     other = Supernet.from_config(config)
     assert other.get_config() == config

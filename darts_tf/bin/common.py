@@ -192,13 +192,14 @@ def define_settings(
     """Defines one flag for each field of a dataclass, with the field's default.
 
     Args:
-        settings: The dataclass; fields are int, float, bool or str.
+        settings: The dataclass; fields are int (or None), float, bool or str.
         help_texts: Help by field name.
         values: Where to define.
         prefix: Put before each name.
     """
     define = {
         int: flags.DEFINE_integer,
+        int | None: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
         str: flags.DEFINE_string,

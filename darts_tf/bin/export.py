@@ -3,11 +3,13 @@
 python -m darts_tf.bin.export --workdir=RUN --output=DIR [--formats=saved_model,tflite]
 """
 
+import os
 import pathlib
 import sys
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf.bin import common, images, text
 from darts_tf.errors import InputError, unknown_name
 
@@ -50,14 +52,14 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
     except Exception as error:
         raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
     data = images.load_description(run)
-    saved_model = output / "saved_model"
+    saved_model, lite = output / "saved_model", output / "model.tflite"
+    if "tflite" in formats and os.path.lexists(lite):
+        raise InputError(f"{lite} exists. Name another folder with --output.")
     written = [saved_model]
     try:
-        darts_tf.export_saved_model(
-            network, saved_model, data["mean"], data["standard_deviation"], data["class_names"]
-        )
+        darts_tf.export_saved_model(network, saved_model, data["class_names"])
         if "tflite" in formats:
-            written.append(_write_tflite(saved_model, output / "model.tflite"))
+            written.append(_write_tflite(saved_model, lite))
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
@@ -104,7 +106,10 @@ def _export_language_model(
 def _write_tflite(saved_model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     import tensorflow as tf
 
-    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(saved_model), signature_keys=["serving_default"]
+    )
+    files.write(path, converter.convert())
     return path
 
 

@@ -48,43 +48,29 @@ def check_size(image_data, layers: int) -> None:
 
 def save_description(folder: pathlib.Path, streams) -> None:
     """Writes data.json: what an export must know of the data that a model was trained on."""
-    description = {
-        "mean": list(streams.statistics.mean),
-        "standard_deviation": list(streams.statistics.std),
-        "class_names": list(streams.class_names),
-    }
-    common.write_json(folder / DESCRIPTION, description)
+    common.write_json(folder / DESCRIPTION, {"class_names": list(streams.class_names)})
 
 
 def load_description(folder: pathlib.Path) -> dict:
-    """Reads data.json: `mean` and `standard_deviation` by channel, and `class_names`.
+    """Reads data.json: `class_names`.
 
     Raises:
-        InputError: It cannot be read, or does not hold these.
+        InputError: It cannot be read, does not hold these, or is of a run whose network does not
+            hold the normalisation.
     """
     path, remedy = folder / DESCRIPTION, "Train again to make it anew."
     found = reading.read_object(path, "data description", remedy)
-    mean, deviation, names = (
-        found.get(name) for name in ("mean", "standard_deviation", "class_names")
-    )
-    if not (
-        _are_numbers(mean)
-        and _are_numbers(deviation)
-        and min(deviation) > 0
-        and isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-    ):
+    names = found.get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(
-            f"Data description {path} cannot be used: it must hold lists of numbers, mean and "
-            f"standard_deviation (above 0), and class_names, a list of text. {remedy}"
+            f"Data description {path} cannot be used: it must hold class_names, a list of text. "
+            f"{remedy}"
+        )
+    if "mean" in found:
+        raise InputError(
+            f"The run in {folder} was trained by a version whose networks took images that the "
+            "data had normalised, so that its model.keras does not know their scale. Repeat the "
+            "command of the run, with --flagfile=flags.txt of its folder: it goes on from the last "
+            "checkpoint and writes both anew."
         )
     return found
-
-
-def _are_numbers(value: object) -> bool:
-    """Whether it is a list of at least one number that float32 can hold."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(type(number) in (int, float) and abs(number) < 1e38 for number in value)
-    )

@@ -102,7 +102,7 @@ def _images(values, searching, training) -> tuple[str, dict]:
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     image_data = images.load(values)
-    streams = train_cnn.streams_of_images(training, image_data)
+    streams = train_cnn.streams_of_images(training, image_data, "train_")
     train_cnn.check_batches(training, streams, computation, "--train_batch_size")
     pairing = search_cnn.pairing_of(searching, image_data)
     search_cnn.check_batches(searching, pairing, computation, "--search_batch_size")

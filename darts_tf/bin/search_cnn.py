@@ -92,8 +92,7 @@ def pairing_of(settings: SearchSettings, image_data):
         *image_data.search_halves(settings.train_portion),
         batch_size=settings.batch_size,
         seed=settings.seed,
-        augmentation=data.default_augmentation(image_data.name),
-        statistics=image_data.statistics,
+        augmentation=data.default_augmentation(image_data.name, image_data.image_shape),
     )
 
 
@@ -136,6 +135,7 @@ def search(
             num_nodes=settings.nodes,
             image_shape=image_data.image_shape,
             recompute=computation.recompute,
+            preprocessing=image_data.normalization,
         )
         model = darts_tf.ArchitectureSearch(supernet, order=settings.order)
         optimizer = darts_tf.SGD(
@@ -157,9 +157,7 @@ def search(
         folder=folder,
         epochs=settings.epochs,
         batches=loop.Batches.of_stream(pairing.steps_per_epoch, pairing.stream),
-        validation_data=data.evaluation_batches(
-            *validation, settings.batch_size, image_data.statistics
-        ),
+        validation_data=data.evaluation_batches(*validation, settings.batch_size),
         schedule=darts_tf.cosine_schedule(
             settings.learning_rate, settings.learning_rate_min, settings.epochs
         ),

@@ -71,7 +71,6 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
 
     import darts_tf
     from darts_tf import data
-    from darts_tf.data.sources import channel_statistics
     from darts_tf.training import loop
 
     process, levels, shown = psutil.Process(), [], sys.stdout
@@ -93,14 +92,19 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
     count = STEPS_PER_EPOCH * BATCH_SIZE
     images = generator.integers(0, 256, (2, count, *IMAGE_SHAPE), np.uint8)
     labels = generator.integers(0, CLASSES, (2, count))
-    statistics = channel_statistics(images[0])
     pairing = data.pair(
         (images[0], labels[0]),
         (images[1], labels[1]),
         batch_size=BATCH_SIZE,
-        statistics=statistics,
     )
-    supernet = darts_tf.Supernet(CLASSES, 2, num_cells=1, num_nodes=2, image_shape=IMAGE_SHAPE)
+    supernet = darts_tf.Supernet(
+        CLASSES,
+        2,
+        num_cells=1,
+        num_nodes=2,
+        image_shape=IMAGE_SHAPE,
+        preprocessing=darts_tf.normalization(images[0]),
+    )
     model = darts_tf.ArchitectureSearch(supernet, order="second_exact")
     model.compile(
         darts_tf.SGD(),
@@ -113,7 +117,7 @@ def measure(steps: int, every: int, folder: pathlib.Path) -> list[float]:
         folder=folder,
         epochs=steps // STEPS_PER_EPOCH,
         batches=loop.Batches.of_stream(pairing.steps_per_epoch, pairing.stream),
-        validation_data=data.evaluation_batches(images[1], labels[1], BATCH_SIZE, statistics),
+        validation_data=data.evaluation_batches(images[1], labels[1], BATCH_SIZE),
         schedule=lambda epoch, _=None: 0.025,
         callbacks=lambda first_epoch: [
             darts_tf.AlphaHistory(folder / "alphas.npz", first_epoch),

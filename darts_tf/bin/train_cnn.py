@@ -34,7 +34,7 @@ class TrainSettings:
     auxiliary_weight: float = 0.4
     drop_path_prob: float = 0.2
     cutout: bool = True
-    cutout_length: int = 16
+    cutout_length: int | None = None
     label_smoothing: float = 0.0
     test_every_epoch: bool = False
     seed: int = 0
@@ -48,7 +48,8 @@ class TrainSettings:
             | dict.fromkeys(("learning_rate", "weight_decay", "auxiliary_weight"), not_negative)
             | dict.fromkeys(("momentum", "drop_path_prob", "label_smoothing"), share)
             | {"learning_rate_decay": (0, 1), "grad_clip": (1e-12, math.inf)}
-            | {"cutout_length": at_least_1, "seed": not_negative},
+            | ({} if self.cutout_length is None else {"cutout_length": at_least_1})
+            | {"seed": not_negative},
         )
 
 
@@ -66,7 +67,7 @@ HELP = {
     "auxiliary_weight": "Weight of the auxiliary loss.",
     "drop_path_prob": "Drop path probability after the last epoch; it grows from 0.",
     "cutout": "Whether to cut a square out of each training image.",
-    "cutout_length": "Side of that square in px.",
+    "cutout_length": "Side of that square in px; by default half the image's, as published (16).",
     "label_smoothing": "Share of a label spread over all classes, in the training loss.",
     "test_every_epoch": "Whether to report the test part after every epoch too, as the authors do. "
     "Nothing is ever selected by it.",
@@ -82,11 +83,20 @@ class Streams:
     test: object
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    statistics: object
+    preprocessing: object
 
 
-def streams_of_images(settings: TrainSettings, image_data) -> Streams:
-    """All training images, those of a validation part included; the test part in order."""
+def streams_of_images(settings: TrainSettings, image_data, prefix: str = "") -> Streams:
+    """All training images, those of a validation part included; the test part in order.
+
+    Args:
+        settings: How.
+        image_data: A `darts_tf.data.ImageData`.
+        prefix: What the flags begin with, for the errors.
+
+    Raises:
+        InputError: The data does not fit the settings.
+    """
     import numpy as np
 
     from darts_tf import data
@@ -96,41 +106,60 @@ def streams_of_images(settings: TrainSettings, image_data) -> Streams:
     if image_data.validation_images is not None:
         arrays[0].append(image_data.validation_images)
         arrays[1].append(image_data.validation_labels)
-    augmentation = dataclasses.replace(
-        data.default_augmentation(image_data.name),
-        cutout=settings.cutout_length if settings.cutout else 0,
-    )
+    augmentation = augmentation_of(settings, image_data, prefix)
     train = data.ArrayStream(
         *map(np.concatenate, arrays),
         settings.batch_size,
         settings.seed,
         augmentation,
-        image_data.statistics,
         name="training part",
     )
     test = data.evaluation_batches(
         image_data.test_images,
         image_data.test_labels,
         settings.batch_size,
-        image_data.statistics,
         name="test part",
     )
     return Streams(
-        train, test, image_data.image_shape, image_data.class_names, image_data.statistics
+        train, test, image_data.image_shape, image_data.class_names, image_data.normalization
     )
+
+
+def augmentation_of(settings: TrainSettings, image_data, prefix: str = ""):
+    """The augmentation of the training images, with cutout; the arguments as above.
+
+    Raises:
+        InputError: The square covers whole images.
+    """
+    from darts_tf import data
+
+    augmentation = data.default_augmentation(image_data.name, image_data.image_shape)
+    if not settings.cutout:
+        return augmentation
+    height, width, _ = image_data.image_shape
+    side = min(height, width)
+    length = settings.cutout_length or side // 2
+    if length >= side:
+        raise InputError(
+            f"--{prefix}cutout_length={length} covers the whole of images of {height}x{width} px, "
+            f"which would be trained on as blank ones. Take less than {side}, leave the flag out "
+            f"for {side // 2}, or add --no{prefix}cutout."
+        )
+    # What the normalisation makes zero, as published.
+    mean = tuple(image_data.normalization.input_mean)
+    return dataclasses.replace(augmentation, cutout=length, fill=mean)
 
 
 def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Streams:
     """ImageNet, read from disk; its validation part is what the field tests on."""
     from darts_tf import data
-    from darts_tf.data.sources import PUBLISHED_STATISTICS
 
     if settings.cutout:
         raise InputError("ImageNet is trained without cutout, as published: add --nocutout.")
     streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
-    statistics = PUBLISHED_STATISTICS["imagenet2012"]
+    preprocessing = data.published_normalization("imagenet2012")
     return Streams(
-        streams.train, streams.validation, (224, 224, 3), streams.class_names, statistics
+        streams.train, streams.validation, (224, 224, 3), streams.class_names, preprocessing
     )
 
 
@@ -188,6 +217,7 @@ def train(
             image_shape=streams.image_shape,
             stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
             seed=settings.seed,
+            preprocessing=streams.preprocessing,
         )
         model = darts_tf.ArchitectureEvaluation(network, settings.auxiliary_weight)
         plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

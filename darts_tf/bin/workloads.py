@@ -105,8 +105,10 @@ def inference(sizes: Sizes, computation: Computation) -> Workload:
     import tensorflow as tf
 
     import darts_tf
+    from darts_tf.data import published_normalization
 
-    network = _network(sizes, auxiliary=False)
+    preprocessing = published_normalization("cifar10")
+    network = _network(sizes, auxiliary=False, preprocessing=preprocessing)
     with tempfile.TemporaryDirectory() as folder:
         darts_tf.export_saved_model(network, f"{folder}/saved_model")
         loaded = tf.saved_model.load(f"{folder}/saved_model")
@@ -120,12 +122,11 @@ def inference(sizes: Sizes, computation: Computation) -> Workload:
 
 
 def data(sizes: Sizes, computation: Computation) -> Workload:
-    """A pair of batches of the search's input pipeline, cropped, flipped, normalised."""
+    """A pair of batches of the search's input pipeline, cropped and flipped."""
     import numpy as np
 
     import darts_tf
     from darts_tf.data import default_augmentation
-    from darts_tf.data.sources import PUBLISHED_STATISTICS
 
     generator = np.random.default_rng(0)
     shape = (25000, sizes.image_size, sizes.image_size, 3)
@@ -139,8 +140,7 @@ def data(sizes: Sizes, computation: Computation) -> Workload:
     pairs = darts_tf.pair(
         *halves,
         batch_size=sizes.batch_size,
-        augmentation=default_augmentation("cifar10"),
-        statistics=PUBLISHED_STATISTICS["cifar10"],
+        augmentation=default_augmentation("cifar10", shape[1:]),
     )
     batches = iter(pairs.stream())
 
@@ -251,7 +251,7 @@ def _wait(results) -> None:
         tensor.numpy()
 
 
-def _network(sizes, auxiliary):
+def _network(sizes, auxiliary, preprocessing=None):
     import darts_tf
 
     return darts_tf.EvaluationNetwork(
@@ -261,6 +261,7 @@ def _network(sizes, auxiliary):
         num_cells=sizes.layers,
         auxiliary=auxiliary,
         image_shape=(sizes.image_size, sizes.image_size, 3),
+        preprocessing=preprocessing,
     )
 
 

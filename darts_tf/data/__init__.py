@@ -3,10 +3,10 @@
 from darts_tf.data.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
-    Statistics,
     default_augmentation,
 )
 from darts_tf.data.imagenet import ImageNetStreams, StreamedImages, imagenet_streams
+from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.data.pairing import Pairing, pair
 from darts_tf.data.sources import ImageData, load_images, search_split
 from darts_tf.data.streams import ArrayStream, DatasetStream, evaluation_batches
@@ -23,7 +23,6 @@ __all__ = [
     "ImageNetStreams",
     "PairedWindows",
     "Pairing",
-    "Statistics",
     "StreamedImages",
     "TrainWindows",
     "Vocabulary",
@@ -34,6 +33,8 @@ __all__ = [
     "imagenet_streams",
     "load_corpus",
     "load_images",
+    "normalization",
     "pair",
+    "published_normalization",
     "search_split",
 ]

@@ -42,7 +42,7 @@ def checked_examples(
     if as_images and inputs.ndim != 4:
         raise InputError(
             f"The inputs of {name} must be images of shape (N, height, width, channels) to be "
-            f"augmented or normalised; received shape {inputs.shape}."
+            f"augmented; received shape {inputs.shape}."
         )
     if inputs.ndim < 2 or labels.ndim not in (1, 2):
         raise InputError(

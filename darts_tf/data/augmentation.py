@@ -22,33 +22,20 @@ _PURPOSES = ("crop", "flip", "cutout", "shuffle", "jitter")
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Mean and standard deviation of every channel, in units of pixels scaled to [0, 1].
-
-    Raises:
-        InputError: The two lengths differ, or a standard deviation is not positive.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self):
-        if len(self.mean) != len(self.std) or not self.mean or not min(self.std) > 0:
-            raise InputError(
-                "Statistics must have as many means as standard deviations, all of the latter "
-                f"positive; received mean {self.mean} and std {self.std}."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image: pad and crop, flip, normalise, cutout, in this order.
+    """What is done to a training image: pad and crop, flip, cutout, in this order.
+
+    Images keep their scale; normalising them is the network's part, and comes after this.
 
     Attributes:
         padding: Black pixels added on each side before the random crop; 0 leaves the crop out.
         flip: Whether to mirror left and right with probability 1/2.
-        cutout: Side of the square set to zero, in pixels; 0 leaves it out. Published: 0 in the
-            search, 16 in the evaluation on CIFAR (DeVries and Taylor, 2017).
+        cutout: Side of the square that is filled, in pixels; 0 leaves it out. Published: 0 in the
+            search, 16 in the evaluation on CIFAR (DeVries and Taylor, 2017). The images become
+            float32.
+        fill: What cutout fills with, a value for each channel on the images' scale: as published
+            the training mean, which the normalisation makes zero. None for the mean of the images
+            that are augmented.
 
     Raises:
         InputError: A negative padding or cutout.
@@ -57,6 +44,7 @@ class Augmentation:
     padding: int = 4
     flip: bool = True
     cutout: int = 0
+    fill: tuple[float, ...] | None = None
 
     def __post_init__(self):
         for field in ("padding", "cutout"):
@@ -64,11 +52,31 @@ class Augmentation:
             if value < 0:
                 raise InputError(f"{field} must be 0 or more pixels; received {value}.")
 
+    def check_size(self, image_shape: tuple[int, int, int]) -> None:
+        """Checks that something of each image is left.
+
+        Args:
+            image_shape: (height, width, channels).
+
+        Raises:
+            InputError: The padding or the square is as large as the image, or `fill` has other
+                channels.
+        """
+        side = min(image_shape[:2])
+        for field in ("padding", "cutout"):
+            if getattr(self, field) >= side:
+                raise InputError(
+                    f"{field}={getattr(self, field)} covers the whole of images of "
+                    f"{image_shape[0]}x{image_shape[1]} px: it must be less than {side}, and 0 "
+                    "leaves it out."
+                )
+        if self.fill is not None and len(self.fill) != image_shape[2]:
+            raise InputError(f"fill has {len(self.fill)} channels but the images {image_shape[2]}.")
+
 
 NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
 
-# Characters lose their meaning in a mirror, so they are never flipped. The padding is at most an
-# eighth of the side, as 4 is of CIFAR's 32.
+# Characters lose their meaning in a mirror, so they are never flipped.
 _NOT_MIRRORED = {
     "digits": Augmentation(padding=1, flip=False),
     "mnist": Augmentation(padding=2, flip=False),
@@ -80,18 +88,21 @@ _NOT_MIRRORED = {
 _MIRRORED = {"fashion_mnist": Augmentation(padding=2, flip=True)}
 
 
-def default_augmentation(name: str) -> Augmentation:
+def default_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmentation:
     """The augmentation for a data set, without cutout.
 
     CIFAR's published one (padding 4, flip) for every name but: `digits` (padding 1, no flip),
     `mnist`, `emnist`, `kmnist` (padding 2, no flip), `svhn_cropped` (padding 4, no flip) and
     `fashion_mnist` (padding 2, flip). These exceptions are our choice; the paper has none of them.
+    The padding is at most an eighth of the shorter side, as 4 is of CIFAR's 32.
 
     Args:
         name: The name given to `load_images`; configuration and version are ignored.
+        image_shape: (height, width, channels).
     """
     base = name.split(":")[0].split("/")[0]
-    return (_NOT_MIRRORED | _MIRRORED).get(base, Augmentation())
+    found = (_NOT_MIRRORED | _MIRRORED).get(base, Augmentation())
+    return dataclasses.replace(found, padding=min(found.padding, min(image_shape[:2]) // 8))
 
 
 def checked_seed(seed: int) -> int:
@@ -177,21 +188,6 @@ def horizontal_flip(images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
     return tf.where(flip[:, None, None, None] == 1, tf.reverse(images, axis=[2]), images)
 
 
-def normalise(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
-    """(pixel - mean) / std by channel: (..., C) -> float32 of the same shape.
-
-    Args:
-        images: Integer pixels in 0..255, which are divided by 255, or floating point ones in [0,
-            1].
-        mean: C means of pixels in [0, 1].
-        std: C standard deviations of pixels in [0, 1].
-    """
-    images = tf.convert_to_tensor(images)
-    scale = 255.0 if images.dtype.is_integer else 1.0
-    pixels = tf.cast(images, tf.float32) / scale
-    return (pixels - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
-
-
 def cutout_mask(
     height: int, width: int, centre_y: tf.Tensor, centre_x: tf.Tensor, length: int
 ) -> tf.Tensor:
@@ -216,16 +212,19 @@ def cutout_mask(
     return ~(inside(height, centre_y)[..., :, None] & inside(width, centre_x)[..., None, :])
 
 
-def cutout(images: tf.Tensor, length: int, seeds: tf.Tensor) -> tf.Tensor:
-    """Zeroes one square in all channels, centred anywhere: (batch, H, W, C) -> the same.
+def cutout(
+    images: tf.Tensor, length: int, seeds: tf.Tensor, fill: Sequence[float] | None = None
+) -> tf.Tensor:
+    """Fills one square in all channels, centred anywhere: (batch, H, W, C) -> the same.
 
     The centre is uniform over all pixels, so squares at the border are clipped (DeVries and Taylor,
-    2017). Give normalised images: zero is then the mean colour.
+    2017).
 
     Args:
         images: (batch, H, W, C), any number type.
         length: Side of the square in pixels; see `cutout_mask`.
         seeds: int64 (batch, 2).
+        fill: A value for each channel, which the type of the images can hold; zero by default.
     """
     if length == 0:
         return images
@@ -233,31 +232,27 @@ def cutout(images: tf.Tensor, length: int, seeds: tf.Tensor) -> tf.Tensor:
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     centre_y, centre_x = _uniform(seeds, [height, width])
     mask = cutout_mask(height, width, centre_y, centre_x, length)[..., None]
-    return tf.where(mask, images, tf.zeros([], images.dtype))
+    return tf.where(mask, images, tf.constant(0 if fill is None else fill, images.dtype))
 
 
 def augment(
-    images: tf.Tensor,
-    augmentation: Augmentation,
-    statistics: Statistics | None,
-    seed: int,
-    positions: tf.Tensor,
+    images: tf.Tensor, augmentation: Augmentation, seed: int, positions: tf.Tensor
 ) -> tf.Tensor:
-    """The published training transform: (batch, H, W, C) -> the same shape.
+    """The published training transform but for the normalisation: (batch, H, W, C) -> the same.
 
     Args:
-        images: Integer pixels in 0..255 or floating point ones in [0, 1].
-        augmentation: What to do.
-        statistics: For the normalisation; None leaves it out, and the dtype as it is.
+        images: Pixels on any scale on which 0 is black.
+        augmentation: What to do; cutout without `fill` leaves black squares.
         seed: The stream's seed, 0 or more.
         positions: int64 (batch,), each example's position in the stream.
 
     Returns:
-        float32 if normalised, else the dtype of `images`.
+        float32 with cutout, whose mean is no whole number, else the dtype of `images`.
     """
     images = pad_and_crop(images, augmentation.padding, example_seeds(seed, "crop", positions))
     if augmentation.flip:
         images = horizontal_flip(images, example_seeds(seed, "flip", positions))
-    if statistics is not None:
-        images = normalise(images, statistics.mean, statistics.std)
-    return cutout(images, augmentation.cutout, example_seeds(seed, "cutout", positions))
+    if not augmentation.cutout:
+        return images
+    seeds = example_seeds(seed, "cutout", positions)
+    return cutout(tf.cast(images, tf.float32), augmentation.cutout, seeds, augmentation.fill)

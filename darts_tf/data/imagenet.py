@@ -1,8 +1,8 @@
 """ImageNet as published: streamed, cropped, flipped, colour jittered (code of the authors).
 
 The transforms follow torchvision's, which the authors use: RandomResizedCrop(224),
-RandomHorizontalFlip, ColorJitter(0.4, 0.4, 0.4, 0.2), Normalize; for the evaluation Resize(256),
-CenterCrop(224), Normalize.
+RandomHorizontalFlip, ColorJitter(0.4, 0.4, 0.4, 0.2); for the evaluation Resize(256),
+CenterCrop(224). Images are delivered in 0..255; Normalize, which follows, is the network's part.
 """
 
 import dataclasses
@@ -11,9 +11,8 @@ import os
 
 import tensorflow as tf
 
-from darts_tf.data.augmentation import Statistics, example_seeds
+from darts_tf.data.augmentation import example_seeds
 from darts_tf.data.prepared import image_and_label, open_prepared
-from darts_tf.data.sources import PUBLISHED_STATISTICS
 from darts_tf.data.streams import check_batch_size, check_start
 from darts_tf.errors import InputError
 
@@ -48,7 +47,6 @@ class StreamedImages:
         image_size: Side of the crop after resizing, in pixels.
         seed: 0 or more.
         shuffle_buffer: Examples held for shuffling; an encoded ImageNet image takes about 0.1 MB.
-        statistics: For the normalisation.
     """
 
     examples: tf.data.Dataset
@@ -57,7 +55,6 @@ class StreamedImages:
     image_size: int = 224
     seed: int = 0
     shuffle_buffer: int = 8192
-    statistics: Statistics = PUBLISHED_STATISTICS["imagenet2012"]
 
     def __post_init__(self):
         check_batch_size(self.batch_size)
@@ -73,7 +70,7 @@ class StreamedImages:
         return -(-self.num_examples // self.batch_size)
 
     def batches(self, start_step: int = 0) -> tf.data.Dataset:
-        """The batches of float32 (batch, size, size, 3) and int32 labels (batch,) from a step on.
+        """The batches from a step on: float32 (batch, size, size, 3) in 0..255, int32 (batch,).
 
         Args:
             start_step: Batches to leave out, 0 or more.
@@ -86,7 +83,7 @@ class StreamedImages:
 
         def load(position, example):
             image = random_view(example["image"], self.image_size, self.seed, position)
-            return _normalised(image, self.statistics), tf.cast(example["label"], tf.int32)
+            return 255.0 * image, tf.cast(example["label"], tf.int32)
 
         def epoch_batches(epoch):
             # The shuffle comes before the decoding: the buffer holds compressed images.
@@ -113,8 +110,8 @@ class ImageNetStreams:
 
     Attributes:
         train: Endless, shuffled and augmented.
-        validation: Finite, in stored order: (images float32 (batch, size, size, 3), labels int32
-            (batch,)).
+        validation: Finite, in stored order: (images float32 (batch, size, size, 3) in 0..255,
+            labels int32 (batch,)).
         class_names: The classes in the order of the labels.
     """
 
@@ -168,7 +165,6 @@ def imagenet_streams(
             lambda example: {"image": example[image_key], "label": example[label_key]}
         )
 
-    statistics = PUBLISHED_STATISTICS["imagenet2012"]
     train = StreamedImages(
         examples("train"),
         builder.info.splits["train"].num_examples,
@@ -176,26 +172,25 @@ def imagenet_streams(
         image_size,
         seed,
         shuffle_buffer,
-        statistics,
     )
-    validation = centre_batches(examples("validation"), batch_size, image_size, statistics)
+    validation = centre_batches(examples("validation"), batch_size, image_size)
     return ImageNetStreams(train, validation, tuple(builder.info.features[label_key].names))
 
 
-def centre_batches(
-    examples: tf.data.Dataset, batch_size: int, image_size: int, statistics: Statistics
-) -> tf.data.Dataset:
+def centre_batches(examples: tf.data.Dataset, batch_size: int, image_size: int) -> tf.data.Dataset:
     """Every example once, in order, resized and centrally cropped; the last batch may be smaller.
 
     Args:
         examples: As in `StreamedImages`.
         batch_size: Examples in a batch.
         image_size: Side of the crop in pixels.
-        statistics: For the normalisation.
+
+    Returns:
+        A finite data set of (images, labels), as in `ImageNetStreams`.
     """
 
     def load(example):
-        image = _normalised(centre_view(example["image"], image_size), statistics)
+        image = 255.0 * centre_view(example["image"], image_size)
         return image, tf.cast(example["label"], tf.int32)
 
     examples = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
@@ -327,7 +322,3 @@ def _resized(image: tf.Tensor, size) -> tf.Tensor:
     # Antialiased like the images that torchvision resizes; TensorFlow's default would alias.
     pixels = tf.image.resize(tf.cast(image, tf.float32) / 255.0, size, antialias=True)
     return tf.clip_by_value(pixels, 0.0, 1.0)
-
-
-def _normalised(image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
-    return (image - tf.constant(statistics.mean)) / tf.constant(statistics.std)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.data.arrays import checked_pair
-from darts_tf.data.augmentation import Augmentation, Statistics, checked_seed
+from darts_tf.data.augmentation import Augmentation, checked_seed
 from darts_tf.data.streams import ArrayStream, DatasetStream
 from darts_tf.errors import InputError
 
@@ -61,7 +61,6 @@ def pair(
     batch_size: int = 64,
     seed: int = 0,
     augmentation: Augmentation | None = None,
-    statistics: Statistics | None = None,
     drop_remainder: bool = False,
 ) -> Pairing:
     """Pairs the data for the weights with the data for the architecture parameters.
@@ -74,8 +73,7 @@ def pair(
         seed: 0 or more; decides shuffling and augmentation of arrays. The two halves use it
             independently.
         augmentation: What is done to images in arrays of both halves, as published; None for
-            nothing.
-        statistics: For the normalisation of images in arrays; None leaves it out.
+            nothing. Images keep their scale: normalising is the network's part.
         drop_remainder: Leave out the smaller last batch of an epoch, so that all batches have one
             shape.
 
@@ -89,9 +87,9 @@ def pair(
             data sets.
     """
     datasets = [isinstance(half, tf.data.Dataset) for half in (train, valid)]
-    if all(datasets) and (augmentation is not None or statistics is not None):
+    if all(datasets) and augmentation is not None:
         raise InputError(
-            "augmentation and statistics apply to arrays; received two tf.data.Dataset: map these "
+            "augmentation applies to arrays; received two tf.data.Dataset: map these "
             "over the transform yourself, or give arrays."
         )
     seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(2, np.uint64)
@@ -109,7 +107,6 @@ def pair(
                 batch_size=batch_size,
                 seed=int(half_seed),
                 augmentation=augmentation,
-                statistics=statistics,
                 remainder=remainder,
                 name=name,
             )

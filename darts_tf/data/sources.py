@@ -8,23 +8,14 @@ import dataclasses
 import math
 import os
 
+import keras
 import numpy as np
 
-from darts_tf.data.augmentation import Statistics
+from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
 from darts_tf.errors import InputError
 
 Arrays = tuple[np.ndarray, np.ndarray]
-
-# CIFAR-10 and ImageNet: code of the authors (`_data_transforms_cifar10`, `train_imagenet.py`).
-# CIFAR-100, which they did not use: the values usual among DARTS's successors.
-PUBLISHED_STATISTICS = {
-    "cifar10": Statistics(
-        (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
-    ),
-    "cifar100": Statistics((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "imagenet2012": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 
 # A constant and not the run's seed: the accuracy of two runs is only comparable on the same test
 # images.
@@ -46,7 +37,8 @@ class ImageData:
         test_images: uint8 (N, H, W, C).
         test_labels: int32 (N,).
         class_names: The classes in the order of the labels.
-        statistics: For the normalisation.
+        normalization: What a network begins with: the published mean and deviation, or those of
+            the training images.
     """
 
     name: str
@@ -57,7 +49,7 @@ class ImageData:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
-    statistics: Statistics
+    normalization: keras.layers.Normalization
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -122,25 +114,6 @@ def search_split(
     return (images[:count], labels[:count]), (images[count:], labels[count:])
 
 
-def channel_statistics(images: np.ndarray) -> Statistics:
-    """Mean and standard deviation by channel of uint8 images (N, H, W, C), as pixels in [0, 1].
-
-    A constant channel has no scale; its standard deviation is set to 1/255, one grey level.
-
-    Args:
-        images: uint8 (N, H, W, C).
-    """
-    levels = np.arange(256) / 255.0
-    mean, std = [], []
-    # A histogram is exact and needs no floating point copy of the images.
-    for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
-        centre = float(share @ levels)
-        mean.append(centre)
-        std.append(max(math.sqrt(float(share @ (levels - centre) ** 2)), 1 / 255))
-    return Statistics(tuple(mean), tuple(std))
-
-
 def load_images(
     name: str, data_dir: str | os.PathLike | None = None, *, limit: int | None = None
 ) -> ImageData:
@@ -196,7 +169,7 @@ def load_images(
         *own_validation,
         *test,
         class_names=tuple(builder.info.features[keys[1]].names),
-        statistics=PUBLISHED_STATISTICS.get(base) or channel_statistics(train[0]),
+        normalization=published_normalization(base) or normalization(train[0]),
     )
 
 
@@ -225,7 +198,7 @@ def _digits(limit: int | None) -> ImageData:
         images[test],
         labels[test],
         class_names=tuple(str(digit) for digit in range(10)),
-        statistics=channel_statistics(images[train]),
+        normalization=normalization(images[train]),
     )
 
 

@@ -15,11 +15,9 @@ from darts_tf.data.arrays import checked_examples
 from darts_tf.data.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
-    Statistics,
     augment,
     checked_seed,
     example_seeds,
-    normalise,
 )
 from darts_tf.errors import InputError, unknown_name
 
@@ -31,13 +29,12 @@ class ArrayStream:
     """An endless, shuffled and augmented stream of batches over arrays.
 
     Attributes:
-        images: (N, H, W, C), uint8 in 0..255 or floating point in [0, 1]; without augmentation and
-            statistics (N, ...) of any numbers, which pass unchanged.
+        images: (N, H, W, C) on any scale; without augmentation (N, ...) of any numbers, which pass
+            unchanged.
         labels: Integers (N,), delivered as int32, or (N, K) of any numbers, delivered unchanged.
         batch_size: Examples in a batch, 1..N.
         seed: 0 or more.
         augmentation: What is done to each image, each time anew; None for nothing.
-        statistics: For the normalisation; None leaves it out.
         remainder: What happens when the batch size does not divide N. "keep": the last batch of an
             epoch is smaller, as published (25,000 images: 391 batches of 64, the last with 40).
             "drop": it is left out. "carry": it is filled with the first examples of the next
@@ -46,7 +43,8 @@ class ArrayStream:
         name: What the errors call the data.
 
     Raises:
-        InputError: Unusable arrays (see `checked_examples`), batch size, seed or remainder.
+        InputError: Unusable arrays (see `checked_examples`), batch size, seed, remainder or
+            augmentation.
     """
 
     images: np.ndarray
@@ -54,16 +52,20 @@ class ArrayStream:
     batch_size: int
     seed: int = 0
     augmentation: Augmentation | None = None
-    statistics: Statistics | None = None
     remainder: Literal["keep", "drop", "carry"] = "keep"
     name: str = "data"
 
     def __post_init__(self):
-        as_images = self.statistics is not None or self.augmentation not in (None, NO_AUGMENTATION)
+        as_images = self.augmentation not in (None, NO_AUGMENTATION)
         images, labels = checked_examples(self.name, self.images, self.labels, as_images)
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
-        check_channels(images, self.statistics)
+        if as_images:
+            self.augmentation.check_size(images.shape[1:])
+            if self.augmentation.cutout and self.augmentation.fill is None:
+                mean = tuple(images.mean((0, 1, 2), dtype=np.float64).tolist())
+                filled = dataclasses.replace(self.augmentation, fill=mean)
+                object.__setattr__(self, "augmentation", filled)
         if self.remainder not in _REMAINDERS:
             raise unknown_name("remainder", self.remainder, _REMAINDERS)
         check_batch_size(self.batch_size)
@@ -97,17 +99,11 @@ class ArrayStream:
 
             def load(step, indices):
                 x, y = tf.gather(images, indices), tf.gather(labels, indices)
-                if self.augmentation is not None or self.statistics is not None:
+                if self.augmentation is not None:
                     positions = self._first_position(step) + tf.range(
                         tf.shape(indices, out_type=tf.int64)[0]
                     )
-                    x = augment(
-                        x,
-                        self.augmentation or NO_AUGMENTATION,
-                        self.statistics,
-                        self.seed,
-                        positions,
-                    )
+                    x = augment(x, self.augmentation, self.seed, positions)
                 return x, y
 
             steps = tf.data.Dataset.counter(start_step)
@@ -215,12 +211,7 @@ class DatasetStream:
 
 
 def evaluation_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-    statistics: Statistics | None = None,
-    *,
-    name: str = "data",
+    images: np.ndarray, labels: np.ndarray, batch_size: int, *, name: str = "data"
 ) -> tf.data.Dataset:
     """Every example once, in stored order, not augmented; the last batch may be smaller.
 
@@ -228,11 +219,9 @@ def evaluation_batches(
     that is reported should not depend on luck.
 
     Args:
-        images: (N, H, W, C), uint8 in 0..255 or floating point in [0, 1]; without statistics (N,
-            ...) of any numbers.
+        images: (N, H, W, C) on any scale, or (N, ...) of any numbers.
         labels: (N,) or (N, K).
         batch_size: Examples in a batch, 1 or more.
-        statistics: For the normalisation; None leaves it out.
         name: What the errors call the data.
 
     Returns:
@@ -241,16 +230,10 @@ def evaluation_batches(
     Raises:
         InputError: Unusable arrays (see `checked_examples`) or batch size.
     """
-    images, labels = checked_examples(name, images, labels, statistics is not None)
-    check_channels(images, statistics)
+    images, labels = checked_examples(name, images, labels, as_images=False)
     check_batch_size(batch_size)
     with tf.device("/CPU:0"):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
-        if statistics is not None:
-            dataset = dataset.map(
-                lambda x, y: (normalise(x, statistics.mean, statistics.std), y),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -268,12 +251,3 @@ def check_start(start_step: int) -> None:
     """Raises InputError if the first step is negative."""
     if start_step < 0:
         raise InputError(f"start_step must be 0 or more; received {start_step}.")
-
-
-def check_channels(images: np.ndarray, statistics: Statistics | None) -> None:
-    """Raises InputError unless there is one mean for each channel of the images."""
-    if statistics is not None and images.shape[-1] != len(statistics.mean):
-        raise InputError(
-            f"The statistics have {len(statistics.mean)} channels but the images "
-            f"{images.shape[-1]}."
-        )

@@ -11,6 +11,7 @@ from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype import Genotype
 from darts_tf.networks import skeleton
 from darts_tf.networks.auxiliary import AuxiliaryHead
+from darts_tf.networks.preprocessing import ImageNetwork
 from darts_tf.space.block import Block
 from darts_tf.space.cells import DerivedCell
 from darts_tf.space.layout import View
@@ -20,7 +21,7 @@ STEM_MULTIPLIER = 3
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
-class EvaluationNetwork(keras.Model):
+class EvaluationNetwork(ImageNetwork):
     """Stem, derived cells, classifier, and an auxiliary classifier that only training uses.
 
     Args:
@@ -33,9 +34,12 @@ class EvaluationNetwork(keras.Model):
         image_shape: (height, width, channels) of the images.
         stem: "cifar" (one 3x3 convolution) or "imagenet" (three of stride 2).
         seed: Seed of the drop path masks.
+        preprocessing: A Keras layer without variables that the images go through first, in float32
+            whatever the policy: `darts_tf.normalization(training_images)`,
+            `keras.layers.Rescaling(1 / 255)`. None if the images come normalised.
 
     Call arguments:
-        x: (batch, height, width, channels) normalised images.
+        x: (batch, height, width, channels) images on the scale of the preprocessing.
         training: Whether BatchNorm uses the batch's statistics and drop path is active.
 
     Output: (batch, num_classes) logits. `forward` returns the auxiliary logits as well.
@@ -45,7 +49,8 @@ class EvaluationNetwork(keras.Model):
         epoch.
 
     Raises:
-        InputError: A number is not positive, the images are too small, or the stem is not known.
+        InputError: A number is not positive, the images are too small, the stem is not known, or
+            the preprocessing cannot be used.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class EvaluationNetwork(keras.Model):
         stem: str = "cifar",
         seed: int = 0,
         name: str = "evaluation_network",
+        preprocessing: keras.layers.Layer | None = None,
     ):
         super().__init__(name=name)
         if not isinstance(genotype, Genotype):
@@ -95,6 +101,7 @@ class EvaluationNetwork(keras.Model):
             "name": name,
         }
         self._traces = Traces()
+        self.own(preprocessing)
         self.stems, before_last, last = _stems(stem, self.image_shape[2], init_channels)
         self.cells = []
         self.auxiliary_head, self.auxiliary_cell = None, 2 * num_cells // 3
@@ -169,13 +176,12 @@ class EvaluationNetwork(keras.Model):
                 drawn from (seed, step) when None in training.
         """
         with self._traces.shared():
-            return self._forward(x, training, keep)
+            return self._forward(self.preprocessed(x), training, keep)
 
     def _forward(self, x, training, keep):
-        skeleton.check_images(x, self.image_shape)
         if training and keep is None:
             keep = self._draw_keep(x)
-        before_last = last = x
+        before_last = last = tf.cast(x, self.compute_dtype)
         for stem in self.stems:
             before_last, last = last, stem(last, training=training)
         if len(self.stems) == 1:
@@ -220,7 +226,8 @@ class EvaluationNetwork(keras.Model):
     @classmethod
     def from_config(cls, config):
         """The network of `get_config`."""
-        return cls(**{**config, "genotype": Genotype.from_json(config["genotype"])})
+        genotype = Genotype.from_json(config["genotype"])
+        return super().from_config({**config, "genotype": genotype})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from darts_tf.genotype import CNN_PRIMITIVES, Genotype, derive, num_edges
 from darts_tf.networks import skeleton
+from darts_tf.networks.preprocessing import ImageNetwork
 from darts_tf.space.block import Block
 from darts_tf.space.cells import SearchCell
 from darts_tf.space.dual import Dual, Number, along, current_directions
@@ -19,7 +20,7 @@ STEM_MULTIPLIER = 3
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
-class Supernet(keras.Model):
+class Supernet(ImageNetwork):
     """Stem, search cells, classifier; owns the architecture parameters.
 
     All normal cells share `alphas_normal`, all reduction cells `alphas_reduce`; weights are never
@@ -37,11 +38,16 @@ class Supernet(keras.Model):
         activation: Activation of the candidates; a smooth one serves numeric checks.
         recompute: Whether a gradient computes each cell again instead of keeping what is inside:
             the same numbers with less memory and more time.
+        preprocessing: A Keras layer without variables that the images go through first, in float32
+            whatever the policy: `darts_tf.normalization(training_images)`,
+            `keras.layers.Rescaling(1 / 255)`. None if the images come normalised.
 
-    Input: (batch, height, width, channels) normalised images. Output: (batch, num_classes) logits.
+    Input: (batch, height, width, channels) images on the scale of the preprocessing. Output:
+        (batch, num_classes) logits.
 
     Raises:
-        InputError: A number is not positive, the images are too small, or a primitive is not known.
+        InputError: A number is not positive, the images are too small, a primitive is not known, or
+            the preprocessing cannot be used.
 
     Reference:
         Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search (ICLR 2019), sections 2 and
@@ -59,6 +65,7 @@ class Supernet(keras.Model):
         activation: str = "relu",
         recompute: bool = False,
         name: str = "supernet",
+        preprocessing: keras.layers.Layer | None = None,
     ):
         super().__init__(name=name)
         skeleton.check_positive(
@@ -82,6 +89,7 @@ class Supernet(keras.Model):
             "recompute": recompute,
             "name": name,
         }
+        self.own(preprocessing)
         before_last = last = STEM_MULTIPLIER * init_channels
         self._traces = Traces()
         self.stem = Block(skeleton.StemFunction(), self.image_shape[2], last, True, name="stem")
@@ -145,10 +153,9 @@ class Supernet(keras.Model):
     def forward(self, x: tf.Tensor, training: bool = False) -> list[Number]:
         """The outputs of stem, every cell, and the logits last."""
         with self._traces.shared():
-            return self._forward(x, training)
+            return self._forward(self.preprocessed(x), training)
 
     def _forward(self, x, training):
-        skeleton.check_images(x, self.image_shape)
         weights = {
             False: tf.nn.softmax(tf.convert_to_tensor(self.alphas_normal)),
             True: tf.nn.softmax(tf.convert_to_tensor(self.alphas_reduce)),

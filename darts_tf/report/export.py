@@ -1,9 +1,8 @@
-"""Export: a SavedModel that takes raw images and needs nothing of this package to run."""
+"""Export: a SavedModel that takes the images of the training, without this package."""
 
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.space.tracing import exporting
 
@@ -21,49 +21,35 @@ TOLERANCE = 1e-6
 def export_saved_model(
     network: keras.Model,
     path: str | os.PathLike[str],
-    mean: Sequence[float] | None = None,
-    standard_deviation: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Writes a SavedModel with one endpoint, `serve`, and checks it.
 
-    Input `images`: (batch, height, width, channels) uint8, any batch size; scaled to [0, 1] and
-    normalised inside. Outputs: `logits` and `probabilities` (batch, num_classes) float32, `class`
-    (batch,) int32. In the
-    assets: genotype.json and class_names.json.
+    Input `images`: (batch, height, width, channels), any batch size: the images that the network
+    takes, on the scale of its preprocessing. float32; and uint8, 0..255, if the preprocessing is
+    made for that (signature `serve_uint8`). A network without preprocessing takes normalised
+    images, and so does what is written. Outputs: `logits` and `probabilities` (batch, num_classes)
+    float32, `class` (batch,) int32. In the assets: genotype.json and class_names.json.
 
     Args:
         network: An evaluation network, trained.
         path: Folder to write; it must not exist or be empty.
-        mean, standard_deviation: For each channel, of pixels scaled to [0, 1]; 0 and 1 by default.
         class_names: A name for each class; their numbers by default.
 
     Raises:
-        InputError: The folder is not empty, a number of values is wrong, or the written model's
-            outputs differ from the network's by more than 1e-6 (of the largest logit, where that is
-            over 1).
+        InputError: The folder is not empty, the number of names is wrong, or the written model's
+            outputs for images of that scale differ from the network's by more than 1e-6 (of the
+            largest logit, where that is over 1).
+        OSError: The file system refuses.
     """
-    path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is no empty folder. Name another folder to export to.")
-    channels = network.image_shape[2]
-    mean = np.zeros(channels) if mean is None else np.asarray(mean)
-    deviation = np.ones(channels) if standard_deviation is None else np.asarray(standard_deviation)
+    path = files.checked_new_folder(path)
     classes = network.compute_output_shape((1, *network.image_shape))[-1]
     names = [str(n) for n in (range(classes) if class_names is None else class_names)]
-    for what, values, wanted in (
-        ("mean", mean, channels),
-        ("standard_deviation", deviation, channels),
-        ("class_names", names, classes),
-    ):
-        if len(values) != wanted:
-            raise InputError(f"{what} must have {wanted} values. Received: {len(values)}.")
+    if len(names) != classes:
+        raise InputError(f"class_names must have {classes} values. Received: {len(names)}.")
 
     def serve(images):
-        x = (tf.cast(images, tf.float32) / 255 - tf.constant(mean, tf.float32)) / tf.constant(
-            deviation, tf.float32
-        )
-        logits = tf.cast(network(tf.cast(x, network.compute_dtype), training=False), tf.float32)
+        logits = _logits(network, images)
         return {
             "logits": logits,
             "probabilities": tf.nn.softmax(logits),
@@ -71,43 +57,65 @@ def export_saved_model(
         }
 
     module = tf.Module()
-    module.serve = tf.function(
-        serve,
-        input_signature=[tf.TensorSpec((None, *network.image_shape), tf.uint8, name="images")],
-    )
+    module.serve = tf.function(serve)
+    dtypes = [tf.float32, *([tf.uint8] if network.takes_bytes else [])]
     with exporting():
-        concrete = module.serve.get_concrete_function()
-    module.weights = concrete.variables  # what inference reads; the auxiliary head stays behind
-    with tempfile.TemporaryDirectory() as folder:
-        contents = (network.genotype.to_json(), json.dumps(names, ensure_ascii=False) + "\n")
+        of_dtype = {
+            dtype: module.serve.get_concrete_function(
+                tf.TensorSpec((None, *network.image_shape), dtype, name="images")
+            )
+            for dtype in dtypes
+        }
+    floats = of_dtype[tf.float32]
+    module.weights = floats.variables  # what inference reads; the auxiliary head stays behind
+    signatures = {"serve": floats, "serving_default": floats}
+    if network.takes_bytes:
+        signatures["serve_uint8"] = of_dtype[tf.uint8]
+    contents = (network.genotype.to_json(), json.dumps(names, ensure_ascii=False) + "\n")
+    with tempfile.TemporaryDirectory() as folder, files.new_folder(path) as partial:
         for name, content in zip(ASSETS, contents, strict=True):
             (pathlib.Path(folder) / name).write_text(content, encoding="utf-8")
         module.assets = [tf.saved_model.Asset(os.path.join(folder, name)) for name in ASSETS]
-        signatures = {"serve": concrete, "serving_default": concrete}
-        # Under another name until it is complete and checked.
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         with exporting():  # saving traces the function anew
             tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
-    _check(partial, serve, network.image_shape)
-    os.replace(partial, path)
+        _check(partial, network, path)
 
 
-def _check(path: pathlib.Path, serve, image_shape: tuple[int, int, int]) -> None:
-    """Compares the written model with the network on random images, at two batch sizes."""
-    loaded = tf.saved_model.load(os.fspath(path))
+def _logits(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(network(images, training=False), tf.float32)
+
+
+def _check(folder: pathlib.Path, network: keras.Model, path: pathlib.Path) -> None:
+    """Compares the written model with the network on images like those of its training."""
+    loaded = tf.saved_model.load(os.fspath(folder))
     generator = np.random.default_rng(0)
     for batch in (1, 5):
-        images = generator.integers(0, 256, (batch, *image_shape), dtype=np.uint8)
-        with exporting():
-            expected = serve(tf.constant(images))
-        actual = loaded.serve(images)
-        worst = max(_difference(actual[key], expected[key]) for key in ("logits", "probabilities"))
-        if not worst <= TOLERANCE:
-            raise InputError(
-                f"The SavedModel in {path} differs from the network by {worst:.2g}, more than "
-                f"{TOLERANCE:.0e}. Do not use it."
-            )
+        shape = (batch, *network.image_shape)
+        samples = [_images_like_those_of_training(network, generator, shape)]
+        if network.takes_bytes:
+            samples.append(generator.integers(0, 256, shape, dtype=np.uint8))
+        for images in samples:
+            with exporting():
+                logits = _logits(network, tf.constant(images))
+            expected = {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+            actual = loaded.serve(tf.constant(images))
+            worst = max(_difference(actual[key], expected[key]) for key in expected)
+            if not worst <= TOLERANCE:
+                raise InputError(
+                    f"The SavedModel for {path} differs from the network by {worst:.2g}, more than "
+                    f"{TOLERANCE:.0e}, and was not kept."
+                )
+
+
+def _images_like_those_of_training(network, generator, shape) -> np.ndarray:
+    """Images with the mean and deviation that the preprocessing was made for; else in 0..255."""
+    layer = network.preprocessing
+    normal = generator.normal(size=shape)
+    if isinstance(layer, keras.layers.Normalization) and not layer.invert:
+        normal = np.asarray(layer.mean) + np.sqrt(np.asarray(layer.variance)) * normal
+    elif layer is not None:
+        normal = 255 * generator.random(shape)
+    return normal.astype(np.float32)
 
 
 def _difference(actual: tf.Tensor, expected: tf.Tensor) -> float:

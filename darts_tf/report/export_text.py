@@ -3,12 +3,12 @@
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 
 import numpy as np
 import tensorflow as tf
 
+from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.networks.language import RecurrentEvaluationNetwork
 
@@ -46,10 +46,9 @@ def export_language_model(
     Raises:
         InputError: The folder is not empty, the vocabulary does not fit, or the written model's
             outputs differ from the network's.
+        OSError: The file system refuses.
     """
-    path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is no empty folder. Name another folder to export to.")
+    path = files.checked_new_folder(path)
     if len(words) != network.vocabulary_size:
         raise InputError(
             f"words must have {network.vocabulary_size} entries, one for each number of the "
@@ -97,7 +96,7 @@ def export_language_model(
     }
     signatures["serving_default"] = signatures["serve"]
     module.weights = list(signatures["serve"].variables)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, files.new_folder(path) as partial:
         contents = (
             network.genotype.to_json(),
             json.dumps({"words": list(words)}, ensure_ascii=False) + "\n",
@@ -105,17 +104,15 @@ def export_language_model(
         for name, content in zip(ASSETS, contents, strict=True):
             (pathlib.Path(folder) / name).write_text(content, encoding="utf-8")
         module.assets = [tf.saved_model.Asset(os.path.join(folder, name)) for name in ASSETS]
-        # Under another name until it is complete and checked.
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
-    _check(partial, serve, network)
-    os.replace(partial, path)
+        _check(partial, serve, network, path)
 
 
-def _check(path: pathlib.Path, serve, network: RecurrentEvaluationNetwork) -> None:
+def _check(
+    folder: pathlib.Path, serve, network: RecurrentEvaluationNetwork, path: pathlib.Path
+) -> None:
     """Compares the written model with the network: whole texts, and word by word."""
-    loaded = tf.saved_model.load(os.fspath(path))
+    loaded = tf.saved_model.load(os.fspath(folder))
     generator = np.random.default_rng(0)
     for batch, time in ((1, 7), (3, 4)):
         tokens = generator.integers(0, network.vocabulary_size, (batch, time), dtype=np.int32)
@@ -131,6 +128,6 @@ def _check(path: pathlib.Path, serve, network: RecurrentEvaluationNetwork) -> No
         scale = max(1.0, float(tf.reduce_max(tf.abs(expected["log_probabilities"]))))
         if not worst <= TOLERANCE * scale:
             raise InputError(
-                f"The SavedModel in {path} differs from the network by {worst:.2g}, more than "
-                f"{TOLERANCE * scale:.0e}. Do not use it."
+                f"The SavedModel for {path} differs from the network by {worst:.2g}, more than "
+                f"{TOLERANCE * scale:.0e}, and was not kept."
             )
