@@ -38,6 +38,7 @@ NAMES = [
     "pair",
     "plot_alphas",
     "plot_genotype",
+    "split",
 ]
 
 
