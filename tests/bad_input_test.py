@@ -278,7 +278,9 @@ def test_a_genotype_file_that_changed_since_the_run_began_is_refused(refused, tm
     line = refused(train_cnn, f"--genotype={path}", f"--workdir={folder}")
     assert f"The work folder {folder} holds a run with another genotype" in line
     assert "Give that genotype to go on, or name another folder with --workdir." in line
-    assert contents(folder) == before
+    after = contents(folder)
+    after.pop("fingerprint.json")  # `begun` recorded none, as older versions
+    assert after == before
 
 
 @pytest.mark.parametrize("program", [search_cnn, train_cnn, pipeline])

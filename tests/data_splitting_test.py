@@ -66,8 +66,8 @@ def test_labels_that_are_no_classes_are_divided_at_random():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((examples([0, 1]), 1.0), "portion must lie between 0 and 1, both excluded; received 1.0"),
-        ((examples([0, 1]), 0.1), "portion 0.1 of 2 training images leaves one part .* empty"),
+        ((examples([0, 1]), 1.0), "train_portion must lie between 0 and 1, both excluded; received 1.0"),
+        ((examples([0, 1]), 0.1), "train_portion 0.1 of 2 training images leaves one part .* empty"),
         (((np.zeros((3, 1)), [0, 1]), 0.5), "the data to split has 3 inputs but 2 labels"),
     ],
 )

@@ -47,12 +47,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data import fingerprint
-
     settings = common.settings_of(train_rnn.TrainSettings, values)
     rates = learning_rates(settings, values.learning_rates)
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False)
     if common.multi_worker(values):

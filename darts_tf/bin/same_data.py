@@ -11,7 +11,7 @@ from darts_tf.errors import InputError
 FILE = "fingerprint.json"
 
 
-def check_workers(fingerprint: dict, computation: devices.Computation) -> None:
+def check_workers(fingerprint: dict | None, computation: devices.Computation) -> None:
     """Checks that all workers of a run have the same data; it must be called on each.
 
     Args:
@@ -23,13 +23,13 @@ def check_workers(fingerprint: dict, computation: devices.Computation) -> None:
     """
     from darts_tf.training import distribution
 
-    if computation.strategy is not None:
+    if fingerprint is not None and computation.strategy is not None:
         content = json.dumps(fingerprint, sort_keys=True).encode()
         digest = int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")
         distribution.Workers(computation.strategy).check_same_data(digest)
 
 
-def check(folder: pathlib.Path, fingerprint: dict) -> None:
+def check(folder: pathlib.Path, fingerprint: dict | None) -> None:
     """Checks that the data is that of the run in a work folder; writes nothing.
 
     Raises:
@@ -38,6 +38,8 @@ def check(folder: pathlib.Path, fingerprint: dict) -> None:
     from darts_tf.data.fingerprint import differences
 
     path = folder / FILE
+    if fingerprint is None:
+        return
     if path.exists():
         remedy = "Put it back, or remove it to resume without this check."
         saved = reading.read_object(path, "fingerprint of the data", remedy)
@@ -54,7 +56,7 @@ def check(folder: pathlib.Path, fingerprint: dict) -> None:
         )
 
 
-def record(folder: pathlib.Path, fingerprint: dict) -> None:
+def record(folder: pathlib.Path, fingerprint: dict | None) -> None:
     """Writes fingerprint.json into a work folder that has none."""
-    if not (folder / FILE).exists():
+    if fingerprint is not None and not (folder / FILE).exists():
         common.write_json(folder / FILE, fingerprint)

@@ -194,10 +194,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data import fingerprint
-
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     image_data = images.load(values)

@@ -236,10 +236,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data import fingerprint
-
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False, one_thread=True)
     computation = devices.computation_of(values)

@@ -270,11 +270,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data import fingerprint
-
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     if values.dataset.startswith("imagenet2012"):

@@ -221,11 +221,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data import fingerprint
-
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False)
     computation = devices.computation_of(values)

@@ -115,13 +115,13 @@ def prepared(
         values: The flags.
         computation: On which devices; of several workers each but the first gets a folder of its
             own, and the first one writes.
-        fingerprint: What the data is, see `darts_tf.data.fingerprint`: fingerprint.json.
+        fingerprint: What the data is (see `darts_tf.data.fingerprint`), kept in fingerprint.json;
+            None for no data.
 
     Raises:
         InputError: The folder cannot be written, holds a run with other flags or on other data, or
             is in use; or another worker has other data. What differs is named.
     """
-    fingerprint = fingerprint or {}
     same_data.check_workers(fingerprint, computation)
     if not computation.is_chief:
         with _of_other_worker(values) as own:

@@ -116,7 +116,7 @@ def search_split(
     Raises:
         InputError: The portion is outside (0, 1), or one of the two parts would be empty.
     """
-    count = splitting.first_count(train_portion, len(images), "train_portion")
+    count = splitting.first_count(train_portion, len(images))
     return (images[:count], labels[:count]), (images[count:], labels[count:])
 
 

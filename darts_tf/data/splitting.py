@@ -20,18 +20,18 @@ _WATCHED = 32
 
 
 def split(
-    x: np.ndarray, y: np.ndarray, portion: float = 0.5, seed: int = 0
+    x: np.ndarray, y: np.ndarray, train_portion: float = 0.5, seed: int = 0
 ) -> tuple[Arrays, Arrays]:
     """Divides examples by class at random: the halves of a search, for weights and alphas.
 
-    Each class is divided by `portion` as nearly as its size allows; of two examples or more each
+    Each class is divided by `train_portion` as nearly as its size allows; of two examples or more each
     half gets one, a single one goes into the first half, as far as the halves have room.
     (scikit-learn's `train_test_split` refuses classes of one example.)
 
     Args:
         x: (N, ...).
         y: Labels (N,), or one-hot (N, classes).
-        portion: The share of the first half, in (0, 1): floor(portion * N) examples.
+        train_portion: The share of the first half, in (0, 1): floor(train_portion * N) examples.
         seed: 0 or more; the same seed, the same halves.
 
     Returns:
@@ -41,7 +41,7 @@ def split(
         InputError: Unusable arrays, a portion outside (0, 1), or one of the halves would be empty.
     """
     x, y = checked_examples("the data to split", x, y, as_images=False)
-    count = first_count(portion, len(x))
+    count = first_count(train_portion, len(x))
     order = _by_class(y, seed)
     # The order of `order` is by class; a half that is streamed as it is must not be.
     mixed = np.random.default_rng([seed, 1])
@@ -60,19 +60,21 @@ def sample(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     return np.sort(_by_class(labels, seed)[:count])
 
 
-def first_count(portion: float, examples: int, name: str = "portion") -> int:
-    """How many examples the first half has: floor(portion * examples).
+def first_count(train_portion: float, examples: int) -> int:
+    """How many examples the first half has: floor(train_portion * examples).
 
     Raises:
-        InputError: The portion, called `name`, is outside (0, 1), or a half would be empty.
+        InputError: The portion is outside (0, 1), or a half would be empty.
     """
-    if not 0.0 < portion < 1.0:
-        raise InputError(f"{name} must lie between 0 and 1, both excluded; received {portion}.")
-    count = math.floor(portion * examples)
+    if not 0.0 < train_portion < 1.0:
+        raise InputError(
+            f"train_portion must lie between 0 and 1, both excluded; received {train_portion}."
+        )
+    count = math.floor(train_portion * examples)
     if count == 0 or count == examples:
         raise InputError(
-            f"{name} {portion} of {examples} training images leaves one part of the search empty: "
-            "take more images or another portion."
+            f"train_portion {train_portion} of {examples} training images leaves one part of the "
+            "search empty: take more images or another portion."
         )
     return count
 
