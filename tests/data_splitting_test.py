@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from darts_tf.data import pair, split
-from darts_tf.data.splitting import sample
+from darts_tf.data.splitting import sample, warn_if_by_class
 from darts_tf.errors import InputError
 
 
@@ -66,8 +66,8 @@ def test_labels_that_are_no_classes_are_divided_at_random():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((examples([0, 1]), 1.0), "train_portion must lie between 0 and 1, both excluded; received 1.0"),
-        ((examples([0, 1]), 0.1), "train_portion 0.1 of 2 training images leaves one part .* empty"),
+        ((examples([0, 1]), 1.0), "train_portion must lie .* excluded; received 1.0"),
+        ((examples([0, 1]), 0.1), "train_portion 0.1 of 2 .* leaves one part .* empty"),
         (((np.zeros((3, 1)), [0, 1]), 0.5), "the data to split has 3 inputs but 2 labels"),
     ],
 )
@@ -133,6 +133,21 @@ def test_a_class_that_validation_lacks_is_said_and_named():
 def test_nothing_is_said_of_what_is_no_fault(labels, recwarn):
     halves(*labels)
     assert not [w for w in recwarn if "valid" in str(w.message)]
+
+
+def test_few_classes_in_the_first_of_many_examples_are_said(recwarn):
+    generator = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 1001)  # as unbalanced as words are
+    for labels in (
+        generator.integers(0, 1000, 512),
+        generator.choice(1000, 512, p=weights / weights.sum()),
+        generator.integers(0, 2, 512),
+    ):
+        warn_if_by_class("mine", labels, max(labels) + 1, 10**6)
+    assert not recwarn
+    # Sixteen files are read in turn, each in blocks of sixteen examples.
+    with pytest.warns(UserWarning, match="first 512 of 1,281,167 .* 'mine' hold 16 of 1000"):
+        warn_if_by_class("mine", np.repeat(np.arange(16), 32), 1000, 1281167)
 
 
 def read(dataset, capfd):

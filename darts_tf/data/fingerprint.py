@@ -24,12 +24,14 @@ _PARTS = {
     "valid": "validation part",
     "test": "test part",
 }
+_DIGITS = 32
+"""Hexadecimal digits of a digest: two sets that differ have the same one by chance in 2^128."""
 _SAMPLED_FILES = 32
 _SAMPLED_BYTES = 2**16
 
 
 def of_images(image_data: ImageData, parts: Sequence[str]) -> Fingerprint:
-    """The fingerprint of images in memory, all pixels and labels: 60,000 of CIFAR-10 take 0.5 s.
+    """The fingerprint of images in memory, all pixels and labels: 60,000 of CIFAR-10 take 0.3 s.
 
     Args:
         image_data: The data, as it is used: after `limit`.
@@ -86,14 +88,14 @@ def of_prepared(name: str, data_dir: str | os.PathLike | None = None) -> Fingerp
         info = builder.info.splits[split]
         paths = sorted(map(os.fspath, info.filepaths))
         files = (f"{os.path.basename(p)} {tf.io.gfile.stat(p).length}" for p in paths)
-        sample = hashlib.blake2b(digest_size=16)
+        sample = hashlib.sha256()
         for path in paths[:: -(-len(paths) // _SAMPLED_FILES)]:
             with tf.io.gfile.GFile(path, "rb") as file:
                 sample.update(file.read(_SAMPLED_BYTES))
         found[_PARTS[split]] = {
             "images": info.num_examples,
             "files": _digest_of_texts(files),
-            "first images": sample.hexdigest(),
+            "first images": sample.hexdigest()[:_DIGITS],
         }
     return found
 
@@ -127,11 +129,12 @@ def _counted(number: object) -> str:
 
 def _digest(array: np.ndarray) -> str:
     """Of an array's shape, type and content."""
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype.str} ".encode(), digest_size=16)
+    digest = hashlib.sha256(f"{array.shape} {array.dtype.str} ".encode())
     digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _digest_of_texts(texts: Iterable[str]) -> str:
     """Of texts in their order; where one ends counts."""
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+    content = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]

@@ -24,8 +24,8 @@ def split(
 ) -> tuple[Arrays, Arrays]:
     """Divides examples by class at random: the halves of a search, for weights and alphas.
 
-    Each class is divided by `train_portion` as nearly as its size allows; of two examples or more each
-    half gets one, a single one goes into the first half, as far as the halves have room.
+    Each class is divided by `train_portion` as nearly as its size allows: of two examples or more
+    each half gets one, and a single one goes into the first half, as far as they have room.
     (scikit-learn's `train_test_split` refuses classes of one example.)
 
     Args:
@@ -98,7 +98,10 @@ def check_halves(train: np.ndarray, valid: np.ndarray) -> None:
     classes = trained | validated
     if 2 * len(classes) > len(train) + len(valid):
         return
-    remedy = "Draw both halves by class: darts_tf.split, or --split=stratified of the programs."
+    remedy = (
+        "Draw both halves by class, from enough examples: darts_tf.split, or --split=stratified of "
+        "the programs."
+    )
     if len(classes) == 1:
         raise InputError(
             f"train and valid hold one class only, {_named(classes)}: whatever is found, its "
@@ -132,6 +135,28 @@ def warn_of_absent(name: str, labels: np.ndarray, class_names: tuple[str, ...]) 
             f"The {len(labels)} training images taken of data set {name!r} lack "
             f"{_named(absent)}: of {len(class_names)} classes {len(class_names) - len(absent)} "
             "can be learned.",
+            stacklevel=3,
+        )
+
+
+def warn_if_by_class(name: str, labels: np.ndarray, num_classes: int, examples: int) -> None:
+    """Warns if the first labels of a data set hold much fewer classes than in random order.
+
+    Expected are K (1 - (1 - 1/K)^n) of K balanced classes in n examples; a quarter of that is what
+    no usual imbalance explains.
+
+    Args:
+        name: The data set.
+        labels: (n,), as they are read.
+        num_classes: K.
+        examples: How many the data set has.
+    """
+    found = len(np.unique(labels))
+    if found < num_classes * (1 - (1 - 1 / num_classes) ** len(labels)) / 4:
+        warnings.warn(
+            f"The first {len(labels)} of {examples:,} training images of {name!r} hold {found} of "
+            f"{num_classes} classes: the set seems to be stored class by class, and the buffer "
+            "through which it is shuffled is smaller than it is. Prepare it again in random order.",
             stacklevel=3,
         )
 
