@@ -107,6 +107,8 @@ def test_halves_without_a_common_class_are_refused():
     with pytest.raises(InputError, match="valid holds the class 2"):
         eye = np.eye(4, dtype=np.float32)
         halves(eye[[0, 1] * 8], eye[[0, 1, 2] * 6])
+    with pytest.raises(InputError, match="valid holds the class 2"):
+        halves(np.array([[0], [1]] * 8), np.array([[0], [1], [2]] * 6))
     with pytest.raises(InputError, match=r"the classes 10, 11, .* 19 and 30 more, which"):
         halves([0] * 60, np.repeat(np.arange(10, 50), 4))
 

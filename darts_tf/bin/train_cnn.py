@@ -280,6 +280,8 @@ def main(values: flags.FlagValues) -> int:
     if values.dataset.startswith("imagenet2012"):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
+        if values.split != values["split"].default:
+            raise InputError("--split does not apply to ImageNet, of which nothing is left out.")
         streams = streams_of_imagenet(settings, values.data_dir)
         of_data = fingerprint.of_prepared(values.dataset, values.data_dir)
     else:

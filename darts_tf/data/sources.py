@@ -157,8 +157,8 @@ def load_images(
         limit: Keep only so many training images (or all, if there are fewer), for trials. The other
             parts stay whole.
         split: How they are chosen, and how the halves of a search: "stratified", by class with a
-            fixed seed; or "published", the first as stored. Training images without one of the
-            classes are warned of.
+            fixed seed, for which all labels are read; or "published", the first as stored. Training
+            images without one of the classes are warned of.
 
     Returns:
         The data. Where tensorflow-datasets has a train and a validation part but no test part, the

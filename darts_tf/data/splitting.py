@@ -92,8 +92,9 @@ def check_halves(train: np.ndarray, valid: np.ndarray) -> None:
     Raises:
         InputError: The second has a class that the weights never see, or both hold one class only.
     """
-    if any(labels.ndim == 2 and not np.allclose(labels.sum(1), 1) for labels in (train, valid)):
-        return
+    for labels in (train, valid):
+        if labels.ndim == 2 and labels.shape[1] > 1 and not np.allclose(labels.sum(1), 1):
+            return
     trained, validated = (set(np.unique(_classes(labels)).tolist()) for labels in (train, valid))
     classes = trained | validated
     if 2 * len(classes) > len(train) + len(valid):
