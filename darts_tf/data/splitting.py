@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.data.arrays import checked_examples
+from darts_tf.data.augmentation import checked_seed
 from darts_tf.errors import InputError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -38,10 +39,10 @@ def split(
         ((x, y) for the weights, (x, y) for the architecture parameters), each in random order.
 
     Raises:
-        InputError: Unusable arrays, a portion outside (0, 1), or one of the halves would be empty.
+        InputError: Unusable arrays or seed, a portion outside (0, 1), or a half would be empty.
     """
     x, y = checked_examples("the data to split", x, y, as_images=False)
-    count = first_count(train_portion, len(x))
+    count, seed = first_count(train_portion, len(x)), checked_seed(seed)
     order = _by_class(y, seed)
     # The order of `order` is by class; a half that is streamed as it is must not be.
     mixed = np.random.default_rng([seed, 1])
