@@ -7,7 +7,7 @@ does not load TensorFlow.
 import importlib
 
 _HOMES = {
-    "darts_tf.data": ["Augmentation", "normalization", "pair"],
+    "darts_tf.data": ["Augmentation", "normalization", "pair", "split"],
     "darts_tf.errors": ["InputError"],
     "darts_tf.genotype": ["Genotype", "RecurrentGenotype", "derive"],
     "darts_tf.networks.evaluation": ["EvaluationNetwork"],

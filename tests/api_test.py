@@ -39,6 +39,7 @@ NAMES = [
     "pair",
     "plot_alphas",
     "plot_genotype",
+    "split",
 ]
 
 

@@ -58,9 +58,9 @@ def reached(*arguments, **options):
 
 
 @contextlib.contextmanager
-def prepared(values, is_chief=True):
+def prepared(values, *rest):
     """Writes flags.txt as a run does; the same flags are read back from it, and go on."""
-    with PREPARED(values, is_chief) as folder:
+    with PREPARED(values, *rest) as folder:
         again = flags.FlagValues()
         PROGRAMS[prepared.program].define_flags(again)
         again(["program", f"--flagfile={folder / 'flags.txt'}", f"--workdir={folder}"])

@@ -176,6 +176,26 @@ def test_streams_of_a_prepared_data_set(tmp_path):
         imagenet.imagenet_streams(tmp_path, 2, name="grey")
 
 
+def test_a_set_stored_class_by_class_is_noticed_where_the_buffer_does_not_mix_it(
+    tmp_path, monkeypatch
+):
+    pictures = np.zeros((5, 20, 30, 3), np.uint8)
+    splits = {"train": (pictures, [0, 0, 1, 1, 2]), "validation": (pictures[:1], [2])}
+    store(tmp_path, "imagenet2012", splits, (None, None, 3), version="5.1.0")
+    seen = []
+    monkeypatch.setattr(imagenet, "warn_if_by_class", lambda *arguments: seen.append(arguments))
+    imagenet.imagenet_streams(tmp_path, 2, shuffle_buffer=5)
+    assert not seen
+    imagenet.imagenet_streams(tmp_path, 2, shuffle_buffer=4)
+    ((name, labels, num_classes, examples_),) = seen
+    assert (name, num_classes, examples_) == ("imagenet2012", 3, 5)
+    assert labels.tolist() == [0, 0, 1, 1, 2]
+    file = next(tmp_path.rglob("*-train.*"))
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cannot be read"):
+        imagenet.imagenet_streams(tmp_path, 2, shuffle_buffer=4)
+
+
 def test_errors(tmp_path):
     with pytest.raises(InputError, match="A batch of 11 .* the training data has only 10;"):
         StreamedImages(examples(), 10, batch_size=11)

@@ -115,11 +115,16 @@ def test_digits_parts_are_disjoint_and_cover_everything():
     }
 
 
-def test_digits_search_halves_are_its_own_parts_and_limit_keeps_the_first():
+def test_digits_search_halves_are_its_own_parts_and_limit_keeps_all_classes():
     data, few = load_images("digits"), load_images("digits", limit=100)
     (x, y), (x_valid, y_valid) = data.search_halves(0.9)
     assert (len(x), len(y), len(x_valid), len(y_valid)) == (1077, 1077, 360, 360)
-    np.testing.assert_array_equal(few.train_images, data.train_images[:100])
+    assert np.bincount(few.train_labels).tolist() == [10] * 10
+    rows = {image.tobytes(): label for image, label in zip(x, y, strict=True)}
+    for image, label in zip(few.train_images, few.train_labels, strict=True):
+        assert rows[image.tobytes()] == label
+    first = load_images("digits", limit=100, split="published")
+    np.testing.assert_array_equal(first.train_images, data.train_images[:100])
     np.testing.assert_array_equal(few.test_images, data.test_images)
 
 
@@ -134,17 +139,50 @@ def test_prepared_data_set_comes_in_stored_order(prepared):
     assert data.class_names == ("cat", "dog", "owl")
     published = published_normalization("cifar10").get_config()
     assert data.normalization.get_config() == published
-    few = load_images("cifar10:3.0.2", prepared, limit=6)
+    few = load_images("cifar10:3.0.2", prepared, limit=6, split="published")
     np.testing.assert_array_equal(few.train_images, x[:6])
     assert len(load_images("cifar10", prepared, limit=999).train_images) == 20
 
 
 def test_search_halves_of_a_prepared_data_set(prepared):
-    data = load_images("cifar10", prepared)
+    data = load_images("cifar10", prepared, split="published")
     (x, _), (x_valid, y_valid) = data.search_halves(0.25)
     np.testing.assert_array_equal(x, data.train_images[:5])
     np.testing.assert_array_equal(x_valid, data.train_images[5:])
     np.testing.assert_array_equal(y_valid, data.train_labels[5:])
+
+
+@pytest.fixture(scope="module")
+def by_class(tmp_path_factory):
+    """A data set that is stored class by class: 20 images of each of three."""
+    root, y = str(tmp_path_factory.mktemp("by_class")), np.repeat([0, 1, 2], 20)
+    test = (pictures(3), np.arange(3))
+    store(root, "sorted", {"train": (pictures(60, seed=1), y), "test": test}, version="1.0.0")
+    return root
+
+
+def test_of_a_set_stored_class_by_class_every_half_and_limit_has_all_classes(by_class):
+    data = load_images("sorted", by_class)
+    for _, y in data.search_halves():
+        assert np.bincount(y).tolist() == [10, 10, 10]
+    few = load_images("sorted", by_class, limit=24)
+    assert np.bincount(few.train_labels).tolist() == [8, 8, 8]
+    whole = {x.tobytes(): y for x, y in zip(data.train_images, data.train_labels, strict=True)}
+    assert [whole[x.tobytes()] for x in few.train_images] == few.train_labels.tolist()
+    same = load_images("sorted", by_class, limit=24)
+    np.testing.assert_array_equal(same.train_images, few.train_images)
+
+
+def test_the_published_order_is_had_and_what_it_lacks_is_said(by_class):
+    with pytest.warns(UserWarning, match="'sorted' lack the classes dog, owl: of 3 classes 1 can"):
+        few = load_images("sorted", by_class, limit=10, split="published")
+    assert few.train_labels.tolist() == [0] * 10
+    with pytest.warns(UserWarning, match="The 2 training images .* lack the class (cat|dog|owl):"):
+        load_images("sorted", by_class, limit=2)
+    (_, y), (_, y_valid) = load_images("sorted", by_class, split="published").search_halves()
+    assert (set(y), set(y_valid)) == ({0, 1}, {1, 2})
+    with pytest.raises(InputError, match="Unknown split 'random'. Known: published, stratified"):
+        load_images("sorted", by_class, split="random")
 
 
 def test_validation_parts(prepared):
@@ -246,7 +284,7 @@ def test_limit_must_be_positive():
     reason="needs CIFAR-10 prepared by tensorflow-datasets in $DARTS_TF_DATA/tfds",
 )
 def test_real_cifar10():
-    data = load_images("cifar10", REAL / "tfds", limit=200)
+    data = load_images("cifar10", REAL / "tfds", limit=200, split="published")
     assert data.train_images.shape == (200, 32, 32, 3)
     assert data.test_images.shape == (10000, 32, 32, 3)
     assert data.class_names[0] == "airplane" and data.class_names[9] == "truck"

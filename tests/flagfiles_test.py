@@ -30,6 +30,7 @@ SEARCH = {
     "arch_learning_rate": 3e-4,
     "arch_weight_decay": 1e-3,
     "train_portion": 0.5,
+    "split": "published",
     "seed": 2,
 }
 TRAIN = {

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 from absl import flags
@@ -56,7 +57,9 @@ def run(
     if any(argument in HELP_FLAGS for argument in arguments):
         print(description.strip() + "\n\nFlags:" + values.get_help())
         return DONE
-    handler = _stop_at_termination()
+    handler, form = _stop_at_termination(), warnings.formatwarning
+    # A user of a program is told what, and not by which line of ours.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_one_line(message)}\n"
     try:
         flagfiles.check(arguments)
         try:
@@ -112,6 +115,7 @@ def run(
         )
         return USAGE_ERROR
     finally:
+        warnings.formatwarning = form
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
 
@@ -131,11 +135,15 @@ def _stop_at_termination():
 
 
 def _print_error(error: object) -> None:
-    line = " ".join(str(error).split())
-    line = line if len(line) <= 2000 else f"{line[:2000]} ..."
+    line = _one_line(error)
     # Bytes that are no text are shown as such, whatever the terminal's encoding.
     encoded = f"error: {line}".encode(sys.stderr.encoding or "utf-8", "backslashreplace")
     print(encoded.decode(sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
+
+
+def _one_line(said: object) -> str:
+    line = " ".join(str(said).split())
+    return line if len(line) <= 2000 else f"{line[:2000]} ..."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

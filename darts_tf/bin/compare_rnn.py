@@ -51,6 +51,8 @@ def main(values: flags.FlagValues) -> int:
     rates = learning_rates(settings, values.learning_rates)
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False)
     if common.multi_worker(values):
@@ -59,7 +61,9 @@ def main(values: flags.FlagValues) -> int:
     search_rnn.check_batches(settings, computation)
     train_rnn.windows_of(settings, corpus)
     saving = work_folder.saving_of(values)
-    with work_folder.prepared(values) as folder, computation.scope():
+    of_data = fingerprint.of_corpus(corpus, ("train", "valid", "test"))
+    prepared = work_folder.prepared(values, computation, of_data)
+    with prepared as folder, computation.scope():
         results = [
             compare(kind, genotype, settings, rates, values.seeds, corpus, folder, saving)
             for kind in KINDS

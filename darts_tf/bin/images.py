@@ -12,7 +12,7 @@ DESCRIPTION = "data.json"
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Defines --dataset, --data_dir and --limit."""
+    """Defines --dataset, --data_dir, --limit and --split."""
     flags.DEFINE_string(
         "dataset",
         "digits",
@@ -23,7 +23,19 @@ def define_flags(values: flags.FlagValues) -> None:
         "data_dir", None, "Folder of prepared tensorflow-datasets.", flag_values=values
     )
     flags.DEFINE_integer(
-        "limit", None, "Use the first examples only, for trials.", lower_bound=2, flag_values=values
+        "limit",
+        None,
+        "Use so many training examples only, for trials; --split says which.",
+        lower_bound=2,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "split",
+        "stratified",
+        ["stratified", "published"],
+        "How images are drawn for --limit and for the halves of a search: stratified by class, the "
+        "same in every run; or published, the first ones in stored order, as the authors do.",
+        flag_values=values,
     )
 
 
@@ -31,7 +43,7 @@ def load(values: flags.FlagValues):
     """Loads the data set: a `darts_tf.data.ImageData`."""
     from darts_tf import data
 
-    return data.load_images(values.dataset, values.data_dir, limit=values.limit)
+    return data.load_images(values.dataset, values.data_dir, limit=values.limit, split=values.split)
 
 
 def check_size(image_data, layers: int) -> None:

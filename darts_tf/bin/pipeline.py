@@ -29,6 +29,7 @@ from darts_tf.bin import (
     work_folder,
 )
 from darts_tf.bin.export import export
+from darts_tf.errors import InputError
 
 STAGES = {
     "images": (("search_", search_cnn.SearchSettings), ("train_", train_cnn.TrainSettings)),
@@ -99,6 +100,8 @@ def main(values: flags.FlagValues) -> int:
 
 def _images(values, searching, training) -> tuple[str, dict]:
     """Both stages for images; returns what is said of them, and the final figures."""
+    from darts_tf.data import fingerprint
+
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     image_data = images.load(values)
@@ -109,8 +112,11 @@ def _images(values, searching, training) -> tuple[str, dict]:
     steps = searching.epochs * pairing.steps_per_epoch
     devices.configure_devices(values, max(steps, training.epochs * streams.train.steps_per_epoch))
     saving = work_folder.saving_of(values)
-    with _prepared(values, computation) as folder:
-        genotype = search_cnn.search(searching, image_data, folder / "search", computation, saving)
+    of_data = fingerprint.of_images(image_data, ("train", "validation", "test"))
+    with _prepared(values, computation, of_data) as folder:
+        genotype = search_cnn.search(
+            searching, image_data, pairing, folder / "search", computation, saving
+        )
         metrics = train_cnn.train(
             training, genotype, values.dataset, streams, folder / "train", computation, saving
         )
@@ -121,6 +127,13 @@ def _images(values, searching, training) -> tuple[str, dict]:
 
 def _text(values, searching, training) -> tuple[str, dict]:
     """Both stages for text."""
+    from darts_tf.data import fingerprint
+
+    if values.split != values["split"].default:
+        raise InputError(
+            "--split is of images: a text has no classes. Leave it out, or name images with "
+            f"--dataset. Received: --split={values.split}, --dataset={values.dataset}."
+        )
     corpus = text.load(values)
     devices.configure_devices(values, branching=False, one_thread=True)
     computation = devices.computation_of(values)
@@ -133,7 +146,8 @@ def _text(values, searching, training) -> tuple[str, dict]:
     )
     devices.configure_devices(values, max(steps), branching=False, one_thread=True)
     saving = work_folder.saving_of(values)
-    with _prepared(values, computation) as folder:
+    of_data = fingerprint.of_corpus(corpus, ("train", "valid", "test"))
+    with _prepared(values, computation, of_data) as folder:
         genotype = search_rnn.search(searching, corpus, folder / "search", saving, computation)
         metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving, computation)
         _finish(folder, text.VOCABULARY)
@@ -141,9 +155,9 @@ def _text(values, searching, training) -> tuple[str, dict]:
 
 
 @contextlib.contextmanager
-def _prepared(values, computation: devices.Computation) -> Iterator[pathlib.Path]:
-    """The work folder with those of the stages."""
-    with work_folder.prepared(values, computation.is_chief) as folder:
+def _prepared(values, computation: devices.Computation, of_data: dict) -> Iterator[pathlib.Path]:
+    """The work folder with those of the stages; `of_data` is the fingerprint of the data."""
+    with work_folder.prepared(values, computation, of_data) as folder:
         for name in ("search", "train", "plots"):
             files.make_folder(folder / name)
         yield folder

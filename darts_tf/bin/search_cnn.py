@@ -106,6 +106,7 @@ def check_batches(
 def search(
     settings: SearchSettings,
     image_data,
+    pairing,
     folder: pathlib.Path,
     computation: devices.Computation,
     saving,
@@ -115,6 +116,7 @@ def search(
     Args:
         settings: How.
         image_data: A `darts_tf.data.ImageData`.
+        pairing: Its batches, as `pairing_of` makes them.
         folder: The work folder, which exists.
         computation: How the supernet is computed.
         saving: When checkpoints are taken, a `Saving`.
@@ -126,7 +128,6 @@ def search(
     from darts_tf.training import loop
 
     keras.utils.set_random_seed(settings.seed)
-    pairing = pairing_of(settings, image_data)
     with computation.scope():
         supernet = darts_tf.Supernet(
             num_classes=image_data.num_classes,
@@ -151,13 +152,14 @@ def search(
             jit_compile=computation.jit_compile,
             sync_batch_norm=computation.sync_batch_norm,
         )
-    _, validation = image_data.search_halves(settings.train_portion)
     run = loop.Run(
         title="search",
         folder=folder,
         epochs=settings.epochs,
         batches=loop.Batches.of_stream(pairing.steps_per_epoch, pairing.stream),
-        validation_data=data.evaluation_batches(*validation, settings.batch_size),
+        validation_data=data.evaluation_batches(
+            pairing.valid.images, pairing.valid.labels, settings.batch_size
+        ),
         schedule=darts_tf.cosine_schedule(
             settings.learning_rate, settings.learning_rate_min, settings.epochs
         ),
@@ -191,14 +193,18 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     image_data = images.load(values)
     pairing = pairing_of(settings, image_data)
     check_batches(settings, pairing, computation)
     devices.configure_devices(values, settings.epochs * pairing.steps_per_epoch)
-    with work_folder.prepared(values, computation.is_chief) as folder:
-        found = search(settings, image_data, folder, computation, work_folder.saving_of(values))
+    of_data = fingerprint.of_images(image_data, ("train", "validation"))
+    saving = work_folder.saving_of(values)
+    with work_folder.prepared(values, computation, of_data) as folder:
+        found = search(settings, image_data, pairing, folder, computation, saving)
     print(search_files.report(folder, found))
     return common.DONE
 

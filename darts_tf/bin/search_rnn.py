@@ -238,6 +238,8 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(SearchSettings, values)
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False, one_thread=True)
     computation = devices.computation_of(values)
@@ -245,7 +247,8 @@ def main(values: flags.FlagValues) -> int:
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.train.windows(0))
     devices.configure_devices(values, steps, branching=False, one_thread=True)
-    with work_folder.prepared(values, computation.is_chief) as folder:
+    of_data = fingerprint.of_corpus(corpus, ("train", "valid"))
+    with work_folder.prepared(values, computation, of_data) as folder:
         found = search(settings, corpus, folder, work_folder.saving_of(values), computation)
     print(search_files.report(folder, found))
     return common.DONE

@@ -303,18 +303,25 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     devices.configure_devices(values)
     computation = devices.computation_of(values)
     if values.dataset.startswith("imagenet2012"):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
+        if values.split != values["split"].default:
+            raise InputError("--split does not apply to ImageNet, of which nothing is left out.")
         streams = streams_of_imagenet(settings, values.data_dir)
+        of_data = fingerprint.of_prepared(values.dataset, values.data_dir)
     else:
-        streams = streams_of_images(settings, images.load(values))
+        image_data = images.load(values)
+        streams = streams_of_images(settings, image_data)
+        of_data = fingerprint.of_images(image_data, ("train", "validation", "test"))
     check_batches(settings, streams, computation)
     devices.configure_devices(values, settings.epochs * streams.train.steps_per_epoch)
     saving = work_folder.saving_of(values)
-    with work_folder.prepared(values, computation.is_chief) as folder:
+    with work_folder.prepared(values, computation, of_data) as folder:
         metrics = train(settings, genotype, values.dataset, streams, folder, computation, saving)
     print(f"test accuracy {100 * metrics['test_accuracy']:.2f} %, {metrics['weights']:,} weights")
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")

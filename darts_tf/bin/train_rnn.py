@@ -224,6 +224,8 @@ def main(values: flags.FlagValues) -> int:
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "rnn")
     work_folder.check(values)
+    from darts_tf.data import fingerprint
+
     corpus = text.load(values)
     devices.configure_devices(values, branching=False)
     computation = devices.computation_of(values)
@@ -231,7 +233,8 @@ def main(values: flags.FlagValues) -> int:
     windows = windows_of(settings, corpus)
     steps = settings.epochs * len(windows.windows(0))
     devices.configure_devices(values, steps, branching=False)
-    with work_folder.prepared(values, computation.is_chief) as folder:
+    of_data = fingerprint.of_corpus(corpus, ("train", "valid", "test"))
+    with work_folder.prepared(values, computation, of_data) as folder:
         metrics = train(
             settings, genotype, corpus, folder, work_folder.saving_of(values), computation
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from darts_tf import files
-from darts_tf.bin import lock
+from darts_tf.bin import devices, lock, same_data
 from darts_tf.errors import InputError
 
 NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
@@ -26,6 +26,10 @@ NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
     "logical_devices",
 }
 """Flags that say where and how fast, and may differ when a run goes on."""
+
+BEFORE = {"split": "published"}
+"""Flags that resume with the run's value if none is given, and what they were before they were
+there."""
 
 STAGES = ("", "search", "train")
 """Where a run has checkpoints: the pipeline in two folders of its own."""
@@ -77,6 +81,8 @@ def saving_of(values: flags.FlagValues):
 def check(values: flags.FlagValues) -> None:
     """Checks that the work folder is new, empty or of this run; writes nothing.
 
+    Flags of `BEFORE` that are not given get the value of the run.
+
     Raises:
         InputError: It cannot be used, or holds a run with other flags; they are named.
     """
@@ -84,7 +90,10 @@ def check(values: flags.FlagValues) -> None:
     path = folder / "flags.txt"
     try:
         if path.exists():
-            _refuse_other_run(folder, _named(values), _read(path))
+            saved = _read(path)
+            for name in set(BEFORE) & set(values):
+                values.set_default(name, saved.setdefault(name, BEFORE[name]))
+            _refuse_other_run(folder, _named(values), saved)
         elif folder.exists() and not _LEFT.issuperset(p.name for p in folder.iterdir()):
             raise InputError(
                 f"The work folder {folder} is not empty and has no flags.txt, so it holds "
@@ -95,19 +104,28 @@ def check(values: flags.FlagValues) -> None:
 
 
 @contextlib.contextmanager
-def prepared(values: flags.FlagValues, is_chief: bool = True) -> Iterator[pathlib.Path]:
+def prepared(
+    values: flags.FlagValues,
+    computation: devices.Computation = devices.ONE_DEVICE,
+    fingerprint: dict | None = None,
+) -> Iterator[pathlib.Path]:
     """The work folder, made or checked to be of this run, with flags.txt; no other run has it.
 
     Args:
         values: The flags.
-        is_chief: Whether this process writes; another worker gets a folder of its own.
+        computation: On which devices; of several workers each but the first gets a folder of its
+            own, and the first one writes.
+        fingerprint: What the data is (see `darts_tf.data.fingerprint`), kept in fingerprint.json;
+            None for no data.
 
     Raises:
-        InputError: The folder cannot be written, holds a run with other flags, or is in use; they
-            are named.
+        InputError: The folder cannot be written, holds a run with other flags or on other data, or
+            is in use; or another worker has other data. What differs is named.
     """
-    if not is_chief:
+    same_data.check_workers(fingerprint, computation)
+    if not computation.is_chief:
         with _of_other_worker(values) as own:
+            same_data.check(own, fingerprint)
             yield own
         return
     check(values)
@@ -121,7 +139,9 @@ def prepared(values: flags.FlagValues, is_chief: bool = True) -> Iterator[pathli
         raise _unusable(folder, error) from error
     with lock.held(folder):
         check(values)  # another process may have had it meanwhile
+        same_data.check(folder, fingerprint)
         files.write(folder / "flags.txt", "".join(lines))
+        same_data.record(folder, fingerprint)
         yield folder
 
 

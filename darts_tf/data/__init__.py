@@ -9,6 +9,7 @@ from darts_tf.data.imagenet import ImageNetStreams, StreamedImages, imagenet_str
 from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.data.pairing import Pairing, pair
 from darts_tf.data.sources import ImageData, load_images, search_split
+from darts_tf.data.splitting import split
 from darts_tf.data.streams import ArrayStream, DatasetStream, evaluation_batches
 from darts_tf.data.text import Corpus, Vocabulary, builtin_corpus, load_corpus
 from darts_tf.data.windows import PairedWindows, TrainWindows, evaluation_windows
@@ -37,4 +38,5 @@ __all__ = [
     "pair",
     "published_normalization",
     "search_split",
+    "split",
 ]

@@ -9,10 +9,12 @@ import dataclasses
 import math
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from darts_tf.data.augmentation import example_seeds
-from darts_tf.data.prepared import image_and_label, open_prepared
+from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
+from darts_tf.data.splitting import warn_if_by_class
 from darts_tf.data.streams import check_batch_size, check_start
 from darts_tf.errors import InputError
 
@@ -20,6 +22,8 @@ from darts_tf.errors import InputError
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
+# Examples whose labels are looked at for their order; an image of them is read, not decoded.
+_LOOKED_AT = 512
 # Largest relative change of brightness, contrast and saturation; largest turn of the hue (1 is full
 # circle).
 _JITTER = 0.4
@@ -131,6 +135,9 @@ def imagenet_streams(
 ) -> ImageNetStreams:
     """Opens ImageNet as prepared by tensorflow-datasets; never downloads.
 
+    If it is larger than the shuffle buffer, some labels are read to warn of one that is stored
+    class by class.
+
     Args:
         data_dir: The folder where tensorflow-datasets keeps its data; None for its default.
         batch_size: Examples in a batch. Published: 128.
@@ -174,7 +181,15 @@ def imagenet_streams(
         shuffle_buffer,
     )
     validation = centre_batches(examples("validation"), batch_size, image_size)
-    return ImageNetStreams(train, validation, tuple(builder.info.features[label_key].names))
+    class_names = tuple(builder.info.features[label_key].names)
+    if train.num_examples > shuffle_buffer:
+        labels = train.examples.take(_LOOKED_AT).map(lambda example: example["label"])
+        try:
+            labels = np.array(list(labels.as_numpy_iterator()))
+        except Exception as error:  # Whatever a damaged file provokes.
+            raise unreadable(name, builder.data_dir, error) from error
+        warn_if_by_class(name, labels, len(class_names), train.num_examples)
+    return ImageNetStreams(train, validation, class_names)
 
 
 def centre_batches(examples: tf.data.Dataset, batch_size: int, image_size: int) -> tf.data.Dataset:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from darts_tf.data.arrays import checked_pair
 from darts_tf.data.augmentation import Augmentation, checked_seed
+from darts_tf.data.splitting import check_halves
 from darts_tf.data.streams import ArrayStream, DatasetStream
 from darts_tf.errors import InputError
 
@@ -65,6 +66,8 @@ def pair(
 ) -> Pairing:
     """Pairs the data for the weights with the data for the architecture parameters.
 
+    Both halves should hold the same classes in the same proportions, as those of `split` do.
+
     Args:
         train: For the weights: a tuple (inputs, labels) of arrays, or a batched `tf.data.Dataset`
             of (inputs, labels). Of arrays, the last batch of an epoch is smaller, as published.
@@ -82,7 +85,8 @@ def pair(
 
     Raises:
         InputError: Unusable arrays (different lengths, empty, wrong rank or type, not finite: the
-            first bad example is named), a batch larger than a half, a `tf.data.Dataset` that is
+            first bad example is named), a batch larger than a half, a class that only `valid` holds
+            or one class in all (one that it lacks is warned of), a `tf.data.Dataset` that is
             empty, not batched, or of unknown length (train), or settings for arrays given with two
             data sets.
     """
@@ -111,4 +115,6 @@ def pair(
                 name=name,
             )
         )
+    if not any(datasets):
+        check_halves(*(stream.labels for stream in streams))
     return Pairing(*streams)

@@ -5,17 +5,18 @@ CIFAR-10, CIFAR-100 and data sets like them fit in memory as uint8; ImageNet doe
 """
 
 import dataclasses
-import math
 import os
+from typing import Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from darts_tf.data import splitting
 from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
-from darts_tf.errors import InputError
-
-Arrays = tuple[np.ndarray, np.ndarray]
+from darts_tf.data.splitting import Arrays
+from darts_tf.errors import InputError, unknown_name
 
 # A constant and not the run's seed: the accuracy of two runs is only comparable on the same test
 # images.
@@ -39,6 +40,8 @@ class ImageData:
         class_names: The classes in the order of the labels.
         normalization: What a network begins with: the published mean and deviation, or those of
             the training images.
+        split: How the halves of a search are drawn: "stratified" by class, or "published", in
+            stored order.
     """
 
     name: str
@@ -50,6 +53,7 @@ class ImageData:
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     normalization: keras.layers.Normalization
+    split: Literal["stratified", "published"] = "stratified"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -65,20 +69,22 @@ class ImageData:
         """The (images, labels) for the weights and those for the architecture parameters.
 
         A data set with a validation part of its own (`digits`) uses it, whatever `train_portion`
-        says; of any other the training images are divided by `search_split`.
+        says; of any other the training images are divided: by class with a fixed seed (see
+        `split`), or in stored order (see `search_split`), as `split` says.
 
         Args:
             train_portion: The share of the weights, in (0, 1).
 
         Raises:
-            InputError: See `search_split`.
+            InputError: The portion is outside (0, 1), or one of the two parts would be empty.
         """
         if self.validation_images is not None:
             return (
                 (self.train_images, self.train_labels),
                 (self.validation_images, self.validation_labels),
             )
-        return search_split(self.train_images, self.train_labels, train_portion)
+        divide = search_split if self.split == "published" else splitting.split
+        return divide(self.train_images, self.train_labels, train_portion)
 
 
 def search_split(
@@ -101,21 +107,16 @@ def search_split(
     Raises:
         InputError: The portion is outside (0, 1), or one of the two parts would be empty.
     """
-    if not 0.0 < train_portion < 1.0:
-        raise InputError(
-            f"train_portion must lie between 0 and 1, both excluded; received {train_portion}."
-        )
-    count = math.floor(train_portion * len(images))
-    if count == 0 or count == len(images):
-        raise InputError(
-            f"train_portion {train_portion} of {len(images)} training images leaves one part of "
-            "the search empty: take more images or another portion."
-        )
+    count = splitting.first_count(train_portion, len(images))
     return (images[:count], labels[:count]), (images[count:], labels[count:])
 
 
 def load_images(
-    name: str, data_dir: str | os.PathLike | None = None, *, limit: int | None = None
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    limit: int | None = None,
+    split: Literal["stratified", "published"] = "stratified",
 ) -> ImageData:
     """Loads a data set into memory; never downloads.
 
@@ -125,8 +126,11 @@ def load_images(
             `cifar100`, `mnist` or `cifar10:3.0.2`.
         data_dir: The folder where tensorflow-datasets keeps its data; None for its default. Unused
             by `digits`.
-        limit: Keep only the first so many training images (or all, if there are fewer), for trials.
-            The other parts stay whole.
+        limit: Keep only so many training images (or all, if there are fewer), for trials. The other
+            parts stay whole.
+        split: How they are chosen, and how the halves of a search: "stratified", by class with a
+            fixed seed, for which all labels are read; or "published", the first as stored. Training
+            images without one of the classes are warned of.
 
     Returns:
         The data. Where tensorflow-datasets has a train and a validation part but no test part, the
@@ -134,12 +138,14 @@ def load_images(
 
     Raises:
         InputError: Unknown, absent, unreadable or unsuitable data set (not image classification,
-            several image sizes, ImageNet), or `limit` below 1.
+            several image sizes, ImageNet), an unknown `split`, or `limit` below 1.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be 1 image or more, or None for all; received {limit}.")
+    if split not in splitting.SPLITS:
+        raise unknown_name("split", split, splitting.SPLITS)
     if name == "digits":
-        return _digits(limit)
+        return _digits(limit, split)
     base = name.split(":")[0].split("/")[0]
     if base == "imagenet2012":
         raise InputError(
@@ -154,7 +160,9 @@ def load_images(
             f"Data set {name!r} needs a split 'train' and a split 'test' or 'validation'; it has: "
             f"{', '.join(sorted(splits)) or 'none'}."
         )
-    train = _read(builder, name, keys, "train", limit)
+    train = _read(builder, name, keys, "train", limit, split)
+    class_names = tuple(builder.info.features[keys[1]].names)
+    splitting.warn_of_absent(name, train[1], class_names)
     own_validation = (None, None)
     test_split = "test" if "test" in splits else "validation"
     if {"test", "validation"} <= set(splits):
@@ -168,12 +176,13 @@ def load_images(
         *train,
         *own_validation,
         *test,
-        class_names=tuple(builder.info.features[keys[1]].names),
+        class_names=class_names,
         normalization=published_normalization(base) or normalization(train[0]),
+        split=split,
     )
 
 
-def _digits(limit: int | None) -> ImageData:
+def _digits(limit: int | None, split: str) -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -188,7 +197,11 @@ def _digits(limit: int | None) -> ImageData:
     train, validation = train_test_split(
         rest, test_size=0.25, stratify=labels[rest], random_state=_DIGITS_SPLIT_SEED
     )
-    train = train[:limit]
+    if limit is not None:
+        published = split == "published"
+        train = train[:limit] if published else train[splitting.sample(labels[train], limit)]
+    class_names = tuple(str(digit) for digit in range(10))
+    splitting.warn_of_absent("digits", labels[train], class_names)
     return ImageData(
         "digits",
         images[train],
@@ -197,29 +210,40 @@ def _digits(limit: int | None) -> ImageData:
         labels[validation],
         images[test],
         labels[test],
-        class_names=tuple(str(digit) for digit in range(10)),
+        class_names=class_names,
         normalization=normalization(images[train]),
+        split=split,
     )
 
 
 def _read(
-    builder, name: str, keys: tuple[str, str], split: str, limit: int | None = None
+    builder,
+    name: str,
+    keys: tuple[str, str],
+    split: str,
+    limit: int | None = None,
+    drawn: str = "published",
 ) -> Arrays:
-    """All or the first `limit` examples of a split, in stored order."""
+    """The examples of a split in stored order: all, or `limit` of them, `drawn` as `SPLITS` say."""
     import tensorflow_datasets as tfds
 
     count = builder.info.splits[split].num_examples
-    count = count if limit is None else min(limit, count)
+    whole = limit is None or limit >= count
+    count = count if whole else limit
     image_key, label_key = keys
     declared = builder.info.features[image_key].shape
     images = labels = None
     done = 0
     try:
+        sampled = not whole and drawn == "stratified"
         dataset = builder.as_dataset(
-            split=f"{split}[:{count}]",
+            split=split if sampled else f"{split}[:{count}]",
+            decoders={image_key: tfds.decode.SkipDecoding()} if sampled else None,
             # One file after the other: the stored order, on any number of processors.
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
+        if sampled:
+            dataset = _sampled(dataset, builder.info.features[image_key], keys, limit)
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         # Images whose sizes are not declared may still turn out to have one size: one by one.
         dataset = dataset.batch(1 if None in declared else _READ_BATCH)
@@ -248,6 +272,24 @@ def _read(
             f"{labels.min()} to {labels.max()}."
         )
     return images, labels
+
+
+def _sampled(
+    dataset: tf.data.Dataset, feature, keys: tuple[str, str], limit: int
+) -> tf.data.Dataset:
+    """`limit` examples by class, in stored order; only their images are decoded."""
+    image_key, label_key = keys
+    labels = dataset.map(lambda example: example[label_key]).batch(_READ_BATCH)
+    labels = np.concatenate(list(labels.as_numpy_iterator()))
+    kept = np.zeros(len(labels), bool)
+    kept[splitting.sample(labels, limit)] = True
+    with tf.device("/CPU:0"):
+        kept = tf.constant(kept)
+    dataset = dataset.enumerate().filter(lambda number, example: kept[number])
+    return dataset.map(
+        lambda number, example: {**example, image_key: feature.decode_example(example[image_key])},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
 
 
 def _sizes(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> InputError:

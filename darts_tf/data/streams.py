@@ -19,6 +19,7 @@ from darts_tf.data.augmentation import (
     checked_seed,
     example_seeds,
 )
+from darts_tf.data.splitting import watched
 from darts_tf.errors import InputError, unknown_name
 
 _REMAINDERS = ("keep", "drop", "carry")
@@ -146,7 +147,8 @@ class DatasetStream:
     Continuing at step k reads and throws away k batches. It is exact if the data set is a function
     of its seeds (give `shuffle` and random operations a seed, do not set `deterministic=False`) and
     was built anew: TensorFlow's `shuffle` gives another order when one data set object is
-    iterated a second time in the same program.
+    iterated a second time in the same program. If the first examples are all of one class, that is
+    said on the standard error.
 
     Attributes:
         dataset: Batches (inputs, labels).
@@ -204,7 +206,7 @@ class DatasetStream:
             InputError: A negative start.
         """
         check_start(start_step)
-        return self.dataset.repeat().skip(start_step)
+        return watched(self.dataset.repeat(), self.name).skip(start_step)
 
     def _length(self) -> int:
         return int(self.dataset.cardinality())

@@ -134,6 +134,11 @@ class Workers:
             lambda number: strategy.reduce("SUM", strategy.run(lambda: number), axis=None),
             autograph=False,
         )
+        self._all = tf.function(
+            lambda number: strategy.gather(strategy.run(lambda: number[tf.newaxis]), axis=0),
+            autograph=False,
+        )
+        self._names = [f"{job} {index}" for job in sorted(jobs) for index in range(len(jobs[job]))]
 
     def any(self, this) -> bool:
         """Whether something is so for any of the workers; all of them must ask."""
@@ -160,6 +165,26 @@ class Workers:
                 f"The workers found different checkpoints; this one would go on after epoch "
                 f"{position[0]}, step {position[1]}, of {folder}. All workers need the same "
                 "--workdir on a file system that they share."
+            )
+
+    def check_same_data(self, digest: int) -> None:
+        """Checks that all workers have the same data.
+
+        Args:
+            digest: Of this worker's data, 0..2^63 - 1.
+
+        Raises:
+            InputError: They have not, on every worker; those that differ from the first are named.
+        """
+        if not self.several:
+            return
+        digests = np.asarray(self._all(tf.constant(digest, tf.int64)))
+        digests = digests[:: len(digests) // len(self._names)]
+        others = [n for n, d in zip(self._names, digests, strict=True) if d != digests[0]]
+        if others:
+            raise InputError(
+                f"The workers have different data: {', '.join(others)} other than {self._names[0]}."
+                " Give all of them the same, for example by a --data_dir that they share."
             )
 
 
