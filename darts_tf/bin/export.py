@@ -8,6 +8,7 @@ import sys
 
 from absl import flags
 
+from darts_tf import files
 from darts_tf.bin import common, images, text
 from darts_tf.errors import InputError, unknown_name
 
@@ -104,7 +105,7 @@ def _export_language_model(
 def _write_tflite(saved_model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     import tensorflow as tf
 
-    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
+    files.write(path, tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
     return path
 
 
