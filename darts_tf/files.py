@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,9 @@ import numpy as np
 from darts_tf.errors import InputError
 
 PARTIAL = "partial."
-"""What the name of a file begins with until it is complete."""
+"""What the name of a file begins with until it is complete; a random number follows."""
+
+_LEFT = re.compile(re.escape(PARTIAL) + r"[0-9a-f]{16}\.(.+)")
 
 
 @contextlib.contextmanager
@@ -24,7 +27,8 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
 
     What was written is on the disk before it has the name, and the name before this returns: also
     after a power cut the name stands for the old content or the new one. A process that is killed
-    within leaves the old file, and another whose name begins with `PARTIAL`.
+    within leaves the old file, and another that `left_of` knows. Of two that write the same file at
+    once, the last to end has its content there.
 
     Args:
         path: The file, in a folder that exists.
@@ -36,7 +40,13 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
     path = Path(path)
     # In the same folder, because only within one file system is the replacement atomic; and with
     # the same end, because there are writers that want to see it.
-    partial = path.with_name(PARTIAL + path.name)
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}.{path.name}")
+    try:
+        # As `tempfile.mkstemp`, which would keep the file from all other users: nothing that is
+        # there is taken, and no link followed.
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise cannot_write(path, error, needed) from error
     try:
         yield partial
         _flush(partial)
@@ -49,6 +59,19 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def left_of(path: Path) -> str | None:
+    """The name of the file that a killed process was writing here; None if it was none of ours."""
+    found = _LEFT.fullmatch(path.name)
+    return found[1] if found and path.is_file() and not path.is_symlink() else None
+
+
+def remove_left(folder: Path) -> None:
+    """Removes from a folder what killed processes were writing; nobody may be writing there."""
+    for path in folder.glob(PARTIAL + "*"):
+        if left_of(path):
+            path.unlink(missing_ok=True)
 
 
 def write(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -68,7 +91,8 @@ def append(path: str | os.PathLike[str], line: str) -> None:
     """
     content = line.encode() + b"\n"
     try:
-        with open(path, "ab") as file:
+        way = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with open(os.open(path, way, 0o666), "ab") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -154,6 +178,8 @@ def cannot_write(
         with contextlib.suppress(OSError):
             size += f"; {shutil.disk_usage(path.parent).free:,} are free there"
         remedy = f"{size}. Make room (or raise the limit of file sizes), and do the same again."
+    elif number == errno.ELOOP:
+        remedy = " It is a link, and links are not followed. Remove it, or name another folder."
     elif number == errno.EROFS:
         remedy = " Make the file system writable, and do the same again."
     else:

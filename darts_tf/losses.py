@@ -1,5 +1,6 @@
 """Losses of single examples, of which search and training take the mean over the global batch."""
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
@@ -16,13 +17,28 @@ def label_smoothed_cross_entropy(smoothing: float) -> Callable[[tf.Tensor, tf.Te
         A function of labels (batch,) and logits (batch, classes) to losses (batch,).
     """
 
-    def loss(labels, logits):
+    return _LabelSmoothedCrossEntropy(smoothing)
+
+
+@keras.saving.register_keras_serializable(package="darts_tf")
+@dataclasses.dataclass(frozen=True)
+class _LabelSmoothedCrossEntropy:
+    """The function of `label_smoothed_cross_entropy`, which a saved model names."""
+
+    smoothing: float
+
+    def __call__(self, labels, logits):
         targets = tf.one_hot(tf.reshape(labels, [-1]), logits.shape[-1], dtype=logits.dtype)
         return keras.losses.categorical_crossentropy(
-            targets, logits, from_logits=True, label_smoothing=smoothing
+            targets, logits, from_logits=True, label_smoothing=self.smoothing
         )
 
-    return loss
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
 def per_example(loss) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

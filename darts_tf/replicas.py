@@ -251,12 +251,61 @@ def looked_at(batches: tf.data.Dataset, look: Callable[[np.ndarray], None]) -> t
     return batches.enumerate().map(passing)
 
 
+class Deferred(tf.data.Dataset, tf.distribute.DistributedDataset):
+    """A data set without end that is made when it is iterated, and may be dealt out already.
+
+    `keras.Model.fit` iterates after `on_train_begin`, in which callbacks restore a model: only then
+    is it known with which batch it begins. Of its two bases Keras asks by the first whether it can
+    read this, and by the second whether it is to deal it out; nothing of them is used.
+
+    Args:
+        element_spec: Of what it gives.
+        make: Makes it.
+    """
+
+    def __init__(self, element_spec, make: Callable[[], Iterable]):
+        self._element_spec, self._make = element_spec, make
+
+    @property
+    def element_spec(self):
+        """As given."""
+        return self._element_spec
+
+    def cardinality(self):
+        """Endless."""
+        return tf.data.INFINITE_CARDINALITY
+
+    def _inputs(self):
+        return []
+
+    def __iter__(self):
+        """One iterator serves all epochs."""
+        return iter(self._make())
+
+
 class ReplicatedModel(keras.Model):
     """A model whose `fit` and `evaluate` deal global batches out to the replicas of any strategy.
 
     Keras' own deal out unevenly, so that a replica may have nothing, and do not run on several
     workers. A subclass is built when it is made.
+
+    Attributes:
+        compile_arguments: What a subclass's `compile` takes beside what `keras.Model.compile` does;
+            it keeps each in an attribute of that name. They are saved with the model.
     """
+
+    compile_arguments: tuple[str, ...] = ()
+
+    def get_compile_config(self):
+        """What `compile` was given: a model that is loaded is compiled alike."""
+        if not self.compiled:
+            return {}
+        own = {name: getattr(self, name) for name in self.compile_arguments}
+        return {**super().get_compile_config(), **keras.saving.serialize_keras_object(own)}
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, the optimizers' variables included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
     def build_metrics(self, element_spec) -> None:
         """Makes the metrics' variables, from what a batch is; nothing where they are there."""
@@ -290,6 +339,8 @@ class ReplicatedModel(keras.Model):
         return self.test_function
 
     def _dealt(self, data, may_be_empty=False):
+        if isinstance(data, tf.distribute.DistributedDataset):
+            return data
         data = self._looked_at(data)
         strategy = self.distribute_strategy
         if not _deals(strategy) or not isinstance(data, tf.data.Dataset):

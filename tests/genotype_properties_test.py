@@ -341,7 +341,10 @@ def npy(shape, content=b"", dtype="<f8"):
         ({"normal.npy": npy((-1,), bytes(8))}, r"shape \(-1,\), but holds 8 bytes"),
         ({"normal.npy": npy((1,), bytes(9))}, r"shape \(1,\), but holds 9 bytes"),
         ({"normal.npy": npy((1,), bytes(4 * 7), "<U7")}, "holds <U7, not numbers"),
-        ({f"{n}.npy": npy((), bytes(8)) for n in range(17)}, "holds 17 arrays, and at most 16"),
+        (
+            {f"{n}.npy": npy((), bytes(8)) for n in range(1001)},
+            "holds 1001 arrays, and at most 1000",
+        ),
         ({"normal.npy": bytes(30 * 2**20)}, "its arrays unpack to more than 1048576 bytes"),
     ],
     ids=["huge", "overflow", "negative", "longer", "text", "many", "bomb"],

@@ -208,6 +208,6 @@ def test_half_a_line_of_metrics_is_written_anew(tmp_path):
     """What a machine that goes down may leave behind."""
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 0, "loss": 2.0}\n{"epoch": 1, "lo')
-    MetricsLog(path, first_epoch=1).on_train_begin()
+    MetricsLog(path).begin(1)
     assert path.read_text() == '{"epoch": 0, "loss": 2.0}\n'
     assert list(tmp_path.iterdir()) == [path]

@@ -11,6 +11,7 @@ import pytest
 
 import darts_tf
 from darts_tf.errors import InputError
+from darts_tf.genotype import alpha_file
 from darts_tf.training.callbacks import (
     AlphaHistory,
     DropPathSchedule,
@@ -96,9 +97,7 @@ def test_metrics_log_drops_what_will_be_repeated_and_keeps_the_rest(tmp_path):
     path = tmp_path / "metrics.jsonl"
     earlier = [json.dumps({"epoch": epoch, "loss": 10.0 + epoch}) for epoch in range(4)]
     path.write_text("\n".join(earlier) + "\n" + '{"epoch": 4, "lo')  # the machine went down
-    line_model().fit(
-        *zeros(), epochs=4, initial_epoch=2, verbose=0, callbacks=[MetricsLog(path, 2)]
-    )
+    line_model().fit(*zeros(), epochs=4, initial_epoch=2, verbose=0, callbacks=[MetricsLog(path)])
     lines = read_lines(path)
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
     assert [line["loss"] for line in lines][:2] == [10, 11]
@@ -126,6 +125,7 @@ def record(path, epochs, first_epoch=0, scale=1.0):
     history = attached(AlphaHistory(path, first_epoch), supernet=supernet)
     history.on_train_begin()
     for epoch in epochs:
+        history.on_epoch_begin(epoch)
         for variable in variables:
             variable.assign(np.full(variable.shape, scale * (epoch + 1)))
         history.on_epoch_end(epoch)
@@ -151,6 +151,75 @@ def test_alpha_history_goes_on_where_the_run_does(tmp_path):
     np.testing.assert_array_equal(arrays["reduce"][:, 4, 2], [1, 2, -3, -4, -5])
     anew = record(path, range(1))
     np.testing.assert_array_equal(anew["epoch"], [0])
+
+
+def recorded(path, names, shape=(1, 2), dtype="float32", epochs=2):
+    """What a history of alphas with these names writes, read back."""
+    variables = [
+        keras.Variable(np.full(shape, index), dtype=dtype, trainable=False, name=name)
+        for index, name in enumerate(names)
+    ]
+    supernet = types.SimpleNamespace(architecture_parameters=variables)
+    history = attached(AlphaHistory(path), supernet=supernet)
+    history.set_params({"epochs": epochs})
+    history.on_train_begin()
+    for epoch in range(epochs):
+        history.on_epoch_begin(epoch)
+        history.on_epoch_end(epoch)
+    return darts_tf.genotype.load_alphas(path)
+
+
+ODD = ["mix", "mix", "alphas_mix", "mix_1", "epoch", "file", "allow_pickle", "alphas_", "ü .npy"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_alphas_of_any_names_and_types_come_back_each(dtype, tmp_path):
+    arrays = recorded(tmp_path / "alphas.npz", ODD, dtype=dtype)
+    assert list(arrays.pop("epoch")) == [0, 1]
+    assert len(arrays) == len(ODD) and {"mix", "mix_1", "mix_2"} < set(arrays)
+    found = [int(array[0, 0, 0]) for array in arrays.values()]
+    assert found == list(range(len(ODD)))
+    assert all(array.shape == (2, 1, 2) for array in arrays.values())
+
+
+def test_as_many_alphas_as_can_be_read_back_are_recorded_and_no_more(tmp_path, monkeypatch):
+    path = tmp_path / "alphas.npz"
+    most = alpha_file.MOST_ARRAYS
+    assert len(recorded(path, ["edge"] * (most - 1), epochs=1)) == most
+    with pytest.raises(InputError, match=f"{most + 1} arrays .* files of at most {most} arrays"):
+        recorded(path, ["edge"] * most, epochs=1)
+    monkeypatch.setattr(alpha_file, "LARGEST", 100_000)
+    recorded(path, ["edge"], (90, 100), epochs=2)
+    with pytest.raises(
+        InputError, match="and 110,024 bytes; files of at most"
+    ):  # before the first epoch
+        recorded(path, ["edge"], (90, 100), epochs=3)
+
+
+def test_alphas_of_another_search_are_not_continued(tmp_path):
+    path = tmp_path / "alphas.npz"
+    recorded(path, ["mix"])
+    with pytest.raises(InputError, match="does not hold the first 2 epochs.*: it holds other alph"):
+        record(path, range(2, 3))
+
+
+class Vector(keras.metrics.Metric):
+    def update_state(self, *_, **__):
+        pass
+
+    def result(self):
+        return keras.ops.array([0.5, float("nan")])
+
+
+def test_metrics_of_several_numbers_and_lines_of_others_are_no_obstacle(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"epoch": 0, "x": [1]}\n["epoch"]\n{"epoch": 1}\n\xff')
+    model = line_model()
+    model.compile("sgd", "mse", metrics=[Vector(name="v \u2028 ä")])
+    model.fit(*zeros(), initial_epoch=1, epochs=3, verbose=0, callbacks=[MetricsLog(path)])
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert lines[0] == {"epoch": 0, "x": [1]} and [line["epoch"] for line in lines] == [0, 1, 2]
+    np.testing.assert_array_equal(lines[2]["v \u2028 ä"], [0.5, np.nan])
 
 
 def test_genotype_file_holds_the_present_genotype_and_where_it_came_from(tmp_path):

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import socket
+import stat
 from collections.abc import Iterator
 
 from darts_tf import files
@@ -35,10 +36,17 @@ def held(folder: pathlib.Path) -> Iterator[None]:
     path = folder / NAME
     try:
         # Not truncated: until the lock is had, what it says is the other's.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+        way = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, way, 0o666), "r+", encoding="utf-8")
     except OSError as error:
         raise files.cannot_write(path, error) from error
     with file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise InputError(
+                f"{path} is not a file of this folder alone, so it cannot be its lock. Remove it, "
+                "or name another folder with --workdir."
+            )
         holder = _read(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,10 +103,10 @@ def _started(process: int | str) -> str | None:
     The number alone would not do: numbers are used again.
     """
     try:
-        stat = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        line = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    return line.rpartition(")")[2].split()[19]
 
 
 def _in_use(folder: pathlib.Path, holder: dict | None, more: str = "") -> InputError:

@@ -37,8 +37,10 @@ STAGES = ("", "search", "train")
 NOT_WRITTEN = {"workdir", "flagfile", "undefok"}
 """Flags that flags.txt leaves out: a copy of it may serve another folder."""
 
-_LEFT = {lock.NAME, files.PARTIAL + "flags.txt"}
-"""Files of a folder that is new all the same: a process was killed before it wrote flags.txt."""
+
+def _is_left(path: pathlib.Path) -> bool:
+    """Whether a folder is new all the same: a process was killed before it wrote flags.txt."""
+    return path.name == lock.NAME or files.left_of(path) == "flags.txt"
 
 
 def define_flag(values: flags.FlagValues) -> None:
@@ -94,7 +96,7 @@ def check(values: flags.FlagValues) -> None:
             for name in set(BEFORE) & set(values):
                 values.set_default(name, saved.setdefault(name, BEFORE[name]))
             _refuse_other_run(folder, _named(values), saved)
-        elif folder.exists() and not _LEFT.issuperset(p.name for p in folder.iterdir()):
+        elif folder.exists() and not all(map(_is_left, folder.iterdir())):
             raise InputError(
                 f"The work folder {folder} is not empty and has no flags.txt, so it holds "
                 "something else than a run. Name another folder with --workdir."
@@ -140,6 +142,9 @@ def prepared(
     with lock.held(folder):
         check(values)  # another process may have had it meanwhile
         same_data.check(folder, fingerprint)
+        for stage in STAGES:
+            for name in ("", "checkpoints", "plots"):
+                files.remove_left(folder / stage / name)
         files.write(folder / "flags.txt", "".join(lines))
         same_data.record(folder, fingerprint)
         yield folder

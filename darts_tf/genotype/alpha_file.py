@@ -13,8 +13,29 @@ from darts_tf.reading import MEBIBYTE, read_bytes
 LARGEST = 256 * MEBIBYTE
 """Bytes of a file, and of all its arrays: 290,000 epochs of the published search."""
 
-MOST_ARRAYS = 16
+MOST_ARRAYS = 1000
+"""One for each alpha, and the epochs: a user's network may have an alpha for every edge."""
+
 REMEDY = "Give the alphas.npz of a search's work folder."
+
+
+def check_size(arrays: int, size: int) -> None:
+    """Checks that what is to be written can be read back.
+
+    Args:
+        arrays: How many there are.
+        size: Bytes of all.
+
+    Raises:
+        InputError: It cannot.
+    """
+    size += arrays * 1000  # of what stands around each
+    if arrays > MOST_ARRAYS or size > LARGEST:
+        raise InputError(
+            f"The alphas of all epochs would be {arrays} arrays and {size:,} bytes; files of at "
+            f"most {MOST_ARRAYS} arrays and {LARGEST:,} bytes are read back. Record fewer epochs, "
+            "or save the alphas in a callback of your own."
+        )
 
 
 def load_alphas(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -48,6 +48,10 @@ class LSTMNetwork(LanguageModel):
         states, last, _ = over_time(step, masked, hidden)
         return Unrolled(states[..., : self.width], last)
 
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "redraw_masks": self.redraw_masks}
+
 
 def count_weights(vocabulary_size: int, width: int) -> int:
     """The number of trained values of an `LSTMNetwork`; the tied matrix counts once.

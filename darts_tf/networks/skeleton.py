@@ -156,13 +156,17 @@ def check_images(x: tf.Tensor, image_shape: tuple[int, int, int]) -> None:
     """Checks a batch against the shape that the network was made for.
 
     Raises:
-        InputError: It has other channels or another size.
+        InputError: It has other channels or another size, or what it has is not known.
     """
+    if x.shape.rank is None or None in x.shape[1:]:
+        # What is traced of it would not fit the images of known size that come after.
+        raise InputError(
+            f"The network was made for images of shape {image_shape} (height, width, channels). "
+            f"Received a batch of no known height, width or channels: {x.shape}. Tell them: "
+            f"dataset.map(lambda x, y: (tf.ensure_shape(x, {(None, *image_shape)}), y))."
+        )
     received = tuple(x.shape)[1:]
-    fits = len(received) == 3 and all(
-        got is None or got == wanted for got, wanted in zip(received, image_shape, strict=True)
-    )
-    if not fits:
+    if received != tuple(image_shape):
         raise InputError(
             f"The network was made for images of shape {image_shape} (height, width, "
             "channels). Received a "

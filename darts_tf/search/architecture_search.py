@@ -1,5 +1,6 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -45,6 +46,8 @@ class ArchitectureSearch(replicas.ReplicatedModel):
     Raises:
         InputError: The order is not known, or the supernet lacks a member or is not built.
     """
+
+    compile_arguments = ("arch_optimizer", "loss", "sync_batch_norm")
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
         self.sync_batch_norm = sync_batch_norm
-        self.per_example_loss = per_example(loss)
+        self.loss, self.per_example_loss = loss, per_example(loss)
         optimizer.build(self.supernet.network_parameters)
         arch_optimizer.build(self.supernet.architecture_parameters)
 
@@ -106,22 +109,41 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         """Runs the search; as `keras.Model.fit`.
 
         Args:
-            x: A `darts_tf.pair(...)`, or any data set of pairs of batches ((x, y), (x_val, y_val)).
+            x: A `darts_tf.pair(...)`, whose batches continue where the search is: at
+                `initial_epoch`, or at the step that `keras.callbacks.BackupAndRestore` restores; or
+                any data set of pairs of batches ((x, y), (x_val, y_val)).
             **options: As for `keras.Model.fit`.
         """
-        if hasattr(x, "steps_per_epoch") and hasattr(x, "stream"):
-            # One iterator serves all epochs, so that the validation stream goes on where it was.
-            options.setdefault("steps_per_epoch", x.steps_per_epoch)
-            x = x.stream(options.get("initial_epoch", 0) * x.steps_per_epoch)
-        if not isinstance(x, tf.data.Dataset):
+        pairing = x if hasattr(x, "steps_per_epoch") and hasattr(x, "stream") else None
+        dataset = x.stream() if pairing else x
+        if not isinstance(dataset, tf.data.Dataset):
             raise InputError(
                 "fit() takes darts_tf.pair(train, validation) or a tf.data.Dataset of pairs "
-                f"of batches. Received: {type(x).__name__}."
+                f"of batches. Received: {type(dataset).__name__}."
             )
-        _unpack_pair(x.element_spec)
-        self.build_metrics(x.element_spec)
+        _unpack_pair(dataset.element_spec)
+        with self.distribute_strategy.scope():
+            self.build_metrics(dataset.element_spec)
+        if pairing:
+            options.setdefault("steps_per_epoch", pairing.steps_per_epoch)
+            start = self._start_of(pairing, options.get("initial_epoch", 0))
+            dataset = replicas.Deferred(
+                dataset.element_spec, lambda: self._dealt(pairing.stream(start()))
+            )
         options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
-        return super().fit(x, **options)
+        return super().fit(dataset, **options)
+
+    def _start_of(self, pairing, initial_epoch: int) -> Callable[[], int]:
+        """A function that tells, once callbacks have restored, with which step `fit` begins."""
+        before, steps = int(self.optimizer.iterations), pairing.steps_per_epoch
+
+        def start():
+            first = (self._initial_epoch or initial_epoch) * steps  # as Keras itself reads it
+            done = int(self.optimizer.iterations)
+            # Restored within an epoch, which Keras then begins again: the data continues.
+            return done if done != before and first <= done <= first + steps else first
+
+        return start
 
     def build_metrics(self, element_spec) -> None:
         """Makes the metrics' variables, from what a batch is; `fit` does it by itself.

@@ -48,7 +48,7 @@ class AveragedSGD(SGD):
     ):
         super().__init__(learning_rate, 0.0, l2, clip_norm, name)
         self.published = published
-        self.base_rate = float(learning_rate)
+        self.base_rate = float(self.learning_rate)  # of a schedule, the first
 
     def build(self, variables):
         """Makes the averages and the counters."""
@@ -121,4 +121,6 @@ class AveragedSGD(SGD):
         """The constructor's arguments."""
         config = super().get_config()
         del config["momentum"]
+        if not isinstance(config["learning_rate"], dict):  # which a window may have scaled
+            config["learning_rate"] = self.base_rate
         return {**config, "published": self.published}

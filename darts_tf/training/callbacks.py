@@ -14,7 +14,7 @@ import numpy as np
 
 from darts_tf import files
 from darts_tf.errors import InputError
-from darts_tf.genotype import load_alphas, save
+from darts_tf.genotype import alpha_file, save
 
 
 class DropPathSchedule(keras.callbacks.Callback):
@@ -49,42 +49,67 @@ def keep_epochs(path: str | os.PathLike[str], first_epoch: int) -> list[dict]:
     """
     path = pathlib.Path(path)
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in content.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+            if row["epoch"] < first_epoch:
+                kept.append(row)
+        except (ValueError, TypeError, KeyError):
             break
-        if row["epoch"] < first_epoch:
-            kept.append(row)
     files.write(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept
 
 
-class MetricsLog(keras.callbacks.Callback):
+class _Record(keras.callbacks.Callback):
+    """A file of what every epoch gave, of which a run keeps the epochs before its first.
+
+    The first is known when it begins: `keras.callbacks.BackupAndRestore` restores before it.
+    """
+
+    def on_train_begin(self, logs=None):
+        """Waits for the first epoch."""
+        self._begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Removes what stands there of the epochs that are about to be repeated."""
+        if not self._begun:
+            self.begin(epoch)
+        self._begun = True
+
+    def begin(self, epoch: int) -> None:
+        """Leaves in the file the epochs before this one."""
+        raise NotImplementedError
+
+
+class MetricsLog(_Record):
     """Appends one JSON object per epoch to a file: epoch, learning rate and all metrics.
 
     No times: the same run has the same file.
 
     Args:
-        path: The file. Epochs from the first one of this run on are removed at its start, so that
+        path: The file. Epochs from the first one of this run on are removed as it begins, so that
             an epoch that is repeated after an interruption stands there once.
     """
 
-    def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
+    def __init__(self, path: str | os.PathLike[str]):
         super().__init__()
         self.path = pathlib.Path(path)
-        self.first_epoch = first_epoch
 
-    def on_train_begin(self, logs=None):
+    def begin(self, epoch):
         """Removes the lines of epochs that are about to be repeated."""
-        keep_epochs(self.path, self.first_epoch)
+        keep_epochs(self.path, epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the line."""
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        line = {"epoch": epoch, "learning_rate": rate}
-        line.update({name: float(value) for name, value in (logs or {}).items()})
+        line = {"epoch": epoch, "learning_rate": _number(self.model.optimizer.learning_rate)}
+        line.update({name: _number(value) for name, value in (logs or {}).items()})
         files.append(self.path, json.dumps(line))
+
+
+def _number(value) -> float | list:
+    """A metric as JSON has it: a number, or the numbers of one that has several."""
+    return keras.ops.convert_to_numpy(value).astype(float).tolist()
 
 
 def missing_epochs(path: pathlib.Path, epochs: int, why: str) -> InputError:
@@ -95,18 +120,21 @@ def missing_epochs(path: pathlib.Path, epochs: int, why: str) -> InputError:
     )
 
 
-class AlphaHistory(keras.callbacks.Callback):
+class AlphaHistory(_Record):
     """Records the alphas after every epoch in an .npz file.
 
     Arrays: `epoch` (E,), and one (E, edges, primitives) per tensor of architecture parameters,
-    named as the variable without "alphas_": `normal` and `reduce`.
+    named as the variable without "alphas_": `normal` and `reduce`. Of several with one name all but
+    the first are numbered: `mix`, `mix_1`.
 
     Args:
-        path: The file; read back when a run goes on.
-        first_epoch: Epochs from this one on are removed at the start.
+        path: The file; read back when a run is resumed.
+        first_epoch: The file must hold the epochs before this one, as that of a resumed run does.
 
     Raises:
-        InputError: The file does not hold the epochs before `first_epoch`, or cannot be written.
+        InputError: The file does not hold the epochs before `first_epoch`, or those of other
+            alphas, would be larger than `darts_tf.genotype.load_alphas` reads, or cannot be
+            written.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
@@ -115,28 +143,48 @@ class AlphaHistory(keras.callbacks.Callback):
         self.first_epoch = first_epoch
         self.arrays: dict[str, np.ndarray] = {}
 
-    def on_train_begin(self, logs=None):
+    def begin(self, epoch):
         """Reads what an earlier part of the run recorded."""
-        if not self.first_epoch:
+        new = self._alphas()
+        epochs = max(epoch + 1, (self.params or {}).get("epochs") or 0)
+        alpha_file.check_size(len(new), epochs * sum(a.nbytes for a in new.values()))
+        self.arrays = {}
+        if epoch == 0 or not (self.first_epoch or self.path.exists()):
             return
-        saved = load_alphas(self.path)
-        kept = saved["epoch"] < self.first_epoch
+        saved = alpha_file.load_alphas(self.path)
+        if {n: a.shape[1:] for n, a in saved.items()} != {n: a.shape for n, a in new.items()}:
+            raise missing_epochs(self.path, epoch, "it holds other alphas")
+        kept = saved["epoch"] < epoch
         if kept.sum() < self.first_epoch:
             raise missing_epochs(self.path, self.first_epoch, f"it holds {kept.sum()}")
         self.arrays = {name: array[kept] for name, array in saved.items()}
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds one row to every array and writes the file anew, atomically."""
-        new = {"epoch": np.array(epoch)}
-        for variable in self.model.supernet.architecture_parameters:
-            name = variable.name.removeprefix("alphas_")
-            new[name] = keras.ops.convert_to_numpy(variable)
-        for name, value in new.items():
+        for name, value in {**self._alphas(), "epoch": np.array(epoch)}.items():
             old = self.arrays.get(name, np.empty((0, *value.shape), value.dtype))
             self.arrays[name] = np.concatenate([old, value[None]])
         content = io.BytesIO()
         np.savez(content, **self.arrays)
         files.write(self.path, content.getvalue())
+
+    def _alphas(self) -> dict[str, np.ndarray]:
+        """The present ones by name, and a place for the epoch."""
+        found = {"epoch": np.array(0)}
+        for variable in self.model.supernet.architecture_parameters:
+            name = wanted = variable.name.removeprefix("alphas_")
+            number = 0
+            while name in found or name in _TAKEN:
+                number += 1
+                name = f"{wanted}_{number}"
+            value = keras.ops.convert_to_numpy(variable)
+            # NumPy's files know no bfloat16.
+            found[name] = value if value.dtype.kind in "biuf" else value.astype(np.float32)
+        return found
+
+
+_TAKEN = {"file", "allow_pickle"}
+"""Arguments of `numpy.savez`, which has the arrays as others."""
 
 
 class GenotypeFile(keras.callbacks.Callback):
@@ -156,7 +204,8 @@ class GenotypeFile(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the file anew, atomically."""
-        metrics = {name: round(float(value), 6) for name, value in (logs or {}).items()}
+        metrics = {name: _number(value) for name, value in (logs or {}).items()}
+        metrics = keras.tree.map_structure(lambda value: round(value, 6), metrics)
         found = {**self.provenance, "epochs_done": epoch + 1, "metrics": metrics}
         save(self.model.derive(), self.path, found)
 

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ FORMAT = 1
 SUFFIX = ".checkpoint"
 _NAME = b"darts_tf checkpoint"
 _LONGEST_MANIFEST = 1 << 26
+_NAMED = re.compile(r"([0-9]{6,})-([0-9]{8,})" + re.escape(SUFFIX))
 
 
 class Position(NamedTuple):
@@ -182,11 +184,10 @@ class Checkpoints:
         self._parts.set(state.parts)
 
     def _paths(self) -> list[pathlib.Path]:
-        """The files, the newest first."""
-        return sorted(
-            (p for p in self.folder.glob("*" + SUFFIX) if not p.name.startswith(files.PARTIAL)),
-            reverse=True,
-        )
+        """The files, the newest first; what has another name is none of the run's."""
+        named = ((_NAMED.fullmatch(p.name), p) for p in self.folder.glob("*" + SUFFIX))
+        found = [(int(name[1]), int(name[2]), path) for name, path in named if name]
+        return [path for *_, path in sorted(found, reverse=True)]
 
     def _described(self) -> list:
         return [[list(v.shape), np.dtype(v.dtype).name] for v in self.variables]

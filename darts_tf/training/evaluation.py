@@ -28,6 +28,8 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         InputError: A number is out of its range.
     """
 
+    compile_arguments = ("loss", "evaluation_loss", "sync_batch_norm")
+
     def __init__(
         self, network: keras.Model, auxiliary_weight: float = 0.4, name: str = "evaluation"
     ):
@@ -76,6 +78,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.sync_batch_norm = sync_batch_norm
+        self.loss, self.evaluation_loss = loss, evaluation_loss
         self.per_example_loss = per_example(loss)
         self.per_example_evaluation_loss = per_example(evaluation_loss or loss)
         optimizer.build(self.network.trainable_variables)

@@ -177,7 +177,7 @@ class _Training:
                 StopOnDivergence(),
                 # Before the records: what they add to an epoch's results is recorded.
                 *run.callbacks(begin.epoch),
-                MetricsLog(run.folder / METRICS, begin.epoch),
+                MetricsLog(run.folder / METRICS),
                 Progress(run.title, run.epochs),
                 # Several workers stop only between steps, where they agree on it.
                 *([] if self.workers.several else [_StopWithin(self.signals)]),

@@ -48,11 +48,8 @@ class _CoupledDecay(keras.optimizers.Optimizer):
 
     def get_config(self):
         """The constructor's arguments."""
-        return {
-            "learning_rate": float(self.learning_rate.numpy()),
-            "l2": self.l2,
-            "name": self.name,
-        }
+        config = super().get_config()  # a schedule is more than its present value
+        return {name: config[name] for name in ("learning_rate", "name")} | {"l2": self.l2}
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
