@@ -30,6 +30,7 @@ SEARCH = {
     "arch_learning_rate": 3e-4,
     "arch_weight_decay": 1e-3,
     "train_portion": 0.5,
+    "class_weight": "none",
     "seed": 2,
 }
 TRAIN = {
@@ -38,6 +39,7 @@ TRAIN = {
     "grad_clip": 5.0,
     "auxiliary": True,
     "auxiliary_weight": 0.4,
+    "class_weight": "none",
     "test_every_epoch": False,
     "seed": 0,
 }
