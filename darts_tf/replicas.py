@@ -6,15 +6,19 @@ therefore knows where its examples stand in the global batch from n alone, and w
 random for an example depends on the step and on this place, not on the number of replicas.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from darts_tf import processor
+from darts_tf import examples, processor
 from darts_tf.collective import count, is_in_one_order, sum_over_replicas
+from darts_tf.errors import InputError
+from darts_tf.losses import BatchLoss
 
 SUM = tf.distribute.ReduceOp.SUM
 
@@ -283,6 +287,24 @@ class Deferred(tf.data.Dataset, tf.distribute.DistributedDataset):
         return iter(self._make())
 
 
+def check_optimizer(strategy: tf.distribute.Strategy, optimizer) -> None:
+    """Refuses what Keras would do on each replica by itself.
+
+    Raises:
+        InputError: Naming the option.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"):
+        if getattr(optimizer, name, None):
+            raise InputError(
+                f"{name}={getattr(optimizer, name)} of {type(optimizer).__name__} would be applied "
+                "by each replica to its own part of the gradient. On several replicas take "
+                "darts_tf.SGD(clip_norm=...), which clips the gradient of the global batch, or "
+                "leave it out."
+            )
+
+
 class ReplicatedModel(keras.Model):
     """A model whose `fit` and `evaluate` deal global batches out to the replicas of any strategy.
 
@@ -292,9 +314,27 @@ class ReplicatedModel(keras.Model):
     Attributes:
         compile_arguments: What a subclass's `compile` takes beside what `keras.Model.compile` does;
             it keeps each in an attribute of that name. They are saved with the model.
+        halves: What the errors call the parts of an element of the training data.
+        batch_loss, evaluation_batch_loss: What is trained and evaluated with; None before
+            `compile`.
     """
 
     compile_arguments: tuple[str, ...] = ()
+    halves: tuple[str, ...] = ("training data",)
+    batch_loss: BatchLoss | None = None
+    evaluation_batch_loss: BatchLoss | None = None
+
+    def compile(self, optimizer, **options):
+        """As `keras.Model.compile`, without the loss."""
+        if options.pop("loss_weights", None) is not None:
+            raise InputError("loss_weights needs a model of several losses; this one has one.")
+        if _deals(self.distribute_strategy) and options.get("steps_per_execution", 1) != 1:
+            raise InputError(
+                "On several replicas a call runs one step: leave steps_per_execution="
+                f"{options['steps_per_execution']} out."
+            )
+        check_optimizer(self.distribute_strategy, optimizer)
+        super().compile(optimizer=optimizer, **options)
 
     def get_compile_config(self):
         """What `compile` was given: a model that is loaded is compiled alike."""
@@ -311,15 +351,55 @@ class ReplicatedModel(keras.Model):
         """Makes the metrics' variables, from what a batch is; nothing where they are there."""
 
     def fit(self, x=None, *arguments, **options):
-        """As `keras.Model.fit`; a data set must have global batches."""
-        options = dict(options)
-        if options.get("validation_data") is not None:
-            options["validation_data"] = self._dealt(options["validation_data"], may_be_empty=True)
-        return super().fit(self._dealt(x), *arguments, **options)
+        """As `keras.Model.fit`; a data set must have global batches.
+
+        `class_weight` stands for weights of the examples, {class: weight}; it weighs the loss of
+        training (of a search: of both halves), not that of `validation_data`.
+
+        Raises:
+            InputError: The labels do not fit the loss or the outputs, or weights their labels.
+        """
+        options = dict(inspect.signature(super().fit).bind(x, *arguments, **options).arguments)
+        validation = options.get("validation_data")
+        if isinstance(validation, (tuple, list)):
+            validation = self._examined(*validation, what=("validation data",), evaluates=True)
+            validation = tuple(part for part in validation if part is not None)
+            options["validation_data"] = self._dealt(validation)
+        elif validation is not None:
+            validation, *_ = self._examined(validation, what=("validation data",), evaluates=True)
+            options["validation_data"] = self._dealt(validation, may_be_empty=True)
+        given = [options.pop(name, None) for name in ("x", "y", "sample_weight")]
+        x, y, weight = self._examined(
+            *given, what=self.halves, class_weight=options.pop("class_weight", None)
+        )
+        with _in_one_line():
+            return super().fit(self._dealt(x), y, sample_weight=weight, **options)
 
     def evaluate(self, x=None, *arguments, **options):
-        """As `keras.Model.evaluate`; every example counts once on any number of replicas."""
-        return super().evaluate(self._dealt(x, may_be_empty=True), *arguments, **options)
+        """As `keras.Model.evaluate`; every example counts once on any number of replicas.
+
+        Raises:
+            InputError: The labels do not fit the loss or the outputs.
+        """
+        options = dict(inspect.signature(super().evaluate).bind(x, *arguments, **options).arguments)
+        options |= options.pop("kwargs", {})
+        x, y, weight = (options.pop(name, None) for name in ("x", "y", "sample_weight"))
+        if not options.get("_use_cached_eval_dataset"):  # of `fit`, which has looked at it
+            x, y, weight = self._examined(x, y, weight, what=("evaluation data",), evaluates=True)
+        with _in_one_line():
+            return super().evaluate(
+                self._dealt(x, may_be_empty=True), y, sample_weight=weight, **options
+            )
+
+    def _examined(self, *data, what, evaluates=False, class_weight=None):
+        """(x, y, weights) of (x[, y[, weights]]); see `examples.examined`."""
+        data = [*data, None, None][:3]
+        if isinstance(data[0], Deferred):  # its batches are, when they are made
+            return data
+        loss = self.evaluation_batch_loss if evaluates else self.batch_loss
+        if loss is None:
+            return data
+        return examples.examined(data, loss, self.outputs_shape, what, class_weight)
 
     def make_train_function(self, force=False):
         """Compiles `train_step` for all replicas."""
@@ -338,15 +418,21 @@ class ReplicatedModel(keras.Model):
             self.test_function = self._on_all_replicas(self.test_step)
         return self.test_function
 
+    def outputs_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the outputs for inputs of a shape; the subclass knows the network."""
+        raise NotImplementedError
+
     def _dealt(self, data, may_be_empty=False):
         if isinstance(data, tf.distribute.DistributedDataset):
             return data
         data = self._looked_at(data)
         strategy = self.distribute_strategy
-        if not _deals(strategy) or not isinstance(data, tf.data.Dataset):
+        if not isinstance(data, tf.data.Dataset):
             return data
-        with strategy.scope():  # a replica cannot make variables
-            self.build_metrics(data.element_spec)
+        # A replica cannot make variables, and Keras cannot tell what an element of halves is.
+        if _deals(strategy) or len(self.halves) > 1:
+            with strategy.scope():
+                self.build_metrics(data.element_spec)
         return distribute(strategy, data, may_be_empty=may_be_empty)
 
     def _looked_at(self, data):
@@ -384,6 +470,18 @@ class ReplicatedModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing: it is built. (Keras' own cannot take parts of different sizes.)"""
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What a graph says to the user, in the place of TensorFlow's error."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        text = examples.said(error)
+        if text is None:
+            raise
+        raise InputError(text) from None
 
 
 def never_empty(examples: tf.Tensor) -> tf.Tensor:

@@ -31,6 +31,7 @@ SEARCH = {
     "arch_weight_decay": 1e-3,
     "train_portion": 0.5,
     "split": "published",
+    "class_weight": "none",
     "seed": 2,
 }
 TRAIN = {
@@ -39,6 +40,7 @@ TRAIN = {
     "grad_clip": 5.0,
     "auxiliary": True,
     "auxiliary_weight": 0.4,
+    "class_weight": "none",
     "test_every_epoch": False,
     "seed": 0,
 }

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from darts_tf import genotype as genotypes
+from darts_tf.losses import BatchLoss
 from darts_tf.networks.language import RecurrentEvaluationNetwork, RecurrentSupernet
 from darts_tf.networks.language_model import Regularization
 from darts_tf.search.architecture_search import ArchitectureSearch
@@ -174,7 +175,7 @@ class Tiny:
             SGD(1.0, 0.0, 0.0, None),
             "sparse_categorical_crossentropy",
         )
-        self.search.per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits
+        self.search.batch_loss = BatchLoss(tf.nn.sparse_softmax_cross_entropy_with_logits)
         # Time-major in the fixture.
         self.train, self.validation = (
             tuple(tf.constant(arrays[f"{half}_{k}"].T) for k in "xy") for half in ("train", "val")

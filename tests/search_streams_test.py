@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from darts_tf.losses import BatchLoss
 from darts_tf.search import bilevel
 from darts_tf.search.architecture_search import ArchitectureSearch
 from darts_tf.search.published_second_order import PublishedSecondOrder
@@ -123,7 +124,7 @@ def test_an_order_of_ones_own_is_used_and_comes_back_from_the_config():
 def test_an_evaluation_weighs_every_loss_of_a_matrix_alike():
     """Windows of text differ in length: the mean is over words, not over windows."""
     model, search = searched("first")
-    search.per_example_loss = lambda y, outputs: (outputs - y) ** 2 / 2
+    search.batch_loss = BatchLoss(lambda y, outputs: (outputs - y) ** 2 / 2)
     for values in ([1.0, 1.0, 1.0], [3.0]):
         x = tf.constant([values])
         logs = search.test_step((x, tf.zeros_like(x)))

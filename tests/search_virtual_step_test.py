@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from darts_tf.errors import InputError
 from darts_tf.search.architecture_search import ArchitectureSearch
 
 
@@ -89,3 +90,61 @@ def test_virtual_step_of_another_optimizer_is_plain_gradient_descent(optimizer, 
         search.train_step((as_batch(x, y), as_batch(x_val, y_val)))
         expected = a - alpha_rate * g_alpha
         np.testing.assert_allclose(search.supernet.alpha.numpy()[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.125, momentum=0.5, global_clipnorm=0.25),
+        lambda: keras.optimizers.Adam(0.125, global_clipnorm=0.25),
+    ],
+    ids=["SGD", "Adam"],
+)
+def test_virtual_step_clips_as_keras_does_where_asked_for(optimizer, clip, precision):
+    (x, y), (x_val, y_val), alpha_rate = (1.5, 0.5), (0.8, -1.0), 0.0625
+    search = ArchitectureSearch(Scalar(), order="second_exact", clip_virtual_step=clip)
+    search.compile(optimizer(), keras.optimizers.SGD(alpha_rate), loss="mse")
+    g = 2 * (x - y) * x  # at w = alpha = 1
+    c = min(1, 0.25 / abs(g)) if clip else 1.0
+    assert not clip or c < 0.1
+    w_prime = 1 - 0.125 * c * g
+    slope = -0.125 * c * (2 * x * (2 * x - y))  # c is a constant
+    g_alpha = 2 * (w_prime * x_val - y_val) * x_val * (w_prime + slope)
+    search.train_step((as_batch(x, y), as_batch(x_val, y_val)))
+    np.testing.assert_allclose(
+        search.supernet.alpha.numpy()[0], 1 - alpha_rate * g_alpha, rtol=1e-9
+    )
+
+
+def test_virtual_step_leaves_out_the_decay_that_keras_leaves_out(precision):
+    (x, y), (x_val, y_val) = (1.5, 0.5), (0.8, -1.0)
+    search = ArchitectureSearch(Scalar(), order="second_exact")
+    optimizer = keras.optimizers.SGD(0.125, weight_decay=0.25)
+    optimizer.exclude_from_weight_decay(var_names=["w"])
+    search.compile(optimizer, keras.optimizers.SGD(0.0625), loss="mse")
+    w_prime = 1 - 0.125 * 2 * (x - y) * x
+    slope = -0.125 * (2 * x * (2 * x - y))
+    g_alpha = 2 * (w_prime * x_val - y_val) * x_val * (w_prime + slope)
+    search.train_step((as_batch(x, y), as_batch(x_val, y_val)))
+    np.testing.assert_allclose(search.supernet.alpha.numpy()[0], 1 - 0.0625 * g_alpha, rtol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["clipnorm", "clipvalue", "gradient_accumulation_steps"])
+def test_options_that_a_virtual_step_cannot_follow_are_refused(option):
+    optimizer = keras.optimizers.SGD(0.1, **{option: 2})
+    search = ArchitectureSearch(Scalar(), order="second_fd", clip_virtual_step=True)
+    with pytest.raises(InputError, match=f"{option}=2"):
+        search.compile(optimizer, keras.optimizers.SGD(0.1), loss="mse")
+    # Without a virtual step they are Keras' own.
+    ArchitectureSearch(Scalar(), order="first").compile(
+        optimizer, keras.optimizers.SGD(0.1), loss="mse"
+    )
+
+
+def test_weights_of_losses_are_refused():
+    search = ArchitectureSearch(Scalar(), order="first")
+    with pytest.raises(InputError, match="loss_weights needs a model of several losses"):
+        search.compile(
+            keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1), "mse", loss_weights=[2.0]
+        )

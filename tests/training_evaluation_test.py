@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import darts_tf
 from darts_tf.errors import InputError
-from darts_tf.losses import label_smoothed_cross_entropy, per_example
+from darts_tf.losses import label_smoothed_cross_entropy
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 GENOTYPE = darts_tf.Genotype(
@@ -67,17 +67,6 @@ def test_smoothed_cross_entropy_is_its_formula(smoothing):
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
     # Labels of shape (batch, 1), as some data sets have them.
     np.testing.assert_allclose(loss(tf.constant(labels[:, None]), tf.constant(logits)), expected)
-
-
-def test_per_example_takes_losses_their_names_and_functions():
-    labels, logits = np.array([0, 2]), np.array([[0.5, -1.0, 2.0], [0.0, 1.0, -3.0]])
-    expected = cross_entropy(labels, logits)
-    given = tf.constant(labels), tf.constant(logits)
-    np.testing.assert_allclose(per_example(CROSS_ENTROPY)(*given), expected, rtol=1e-6)
-    squared = per_example("mse")(tf.constant([[1.0], [2.0]]), tf.constant([[3.0], [2.5]]))
-    np.testing.assert_allclose(squared, [4.0, 0.25])
-    mine = label_smoothed_cross_entropy(0.1)
-    assert per_example(mine) is mine
 
 
 # ----------------------------------------------------------------------------------------- steps

@@ -99,6 +99,21 @@ def test_a_step_carries_the_state_and_its_gradient_is_that_of_its_window():
     assert text.shape == (2, 8)
 
 
+def test_rows_of_a_window_have_weights_and_words_are_looked_at():
+    model = trained()
+    dataset, text = windows(4)
+    x, y = next(iter(dataset))
+    weight = np.array([0.5, 2.0], np.float32)
+    rows = [numpy_loss(model.network, text[row : row + 1]) for row in (0, 1)]
+    expected = np.mean(weight * rows)  # divided by the number of words, whatever they weigh
+    assert float(model.test_step((x, y, weight))["loss"]) == pytest.approx(expected, abs=1e-5)
+    model.reset_metrics()
+    assert float(model.train_step((x, y, weight))["loss"]) == pytest.approx(expected, abs=1e-5)
+    wrong = tf.data.Dataset.from_tensors((x.numpy(), y.numpy() + 5))
+    with pytest.raises(InputError, match="of batch 0 of the training data .* Expected 0 to 5, as"):
+        model.fit(wrong, verbose=0)
+
+
 def test_an_evaluation_uses_the_averages_and_training_goes_on_from_the_weights():
     model = trained()
     dataset, text = windows(4, 4)

@@ -6,8 +6,9 @@ from absl import flags
 
 from darts_tf import reading
 from darts_tf.bin import common
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, unknown_name
 
+CLASS_WEIGHTS = ("none", "balanced")
 DESCRIPTION = "data.json"
 
 
@@ -86,3 +87,31 @@ def load_description(folder: pathlib.Path) -> dict:
             "checkpoint and writes both anew."
         )
     return found
+
+
+def check_class_weight(kind: str) -> None:
+    """Raises InputError unless --class_weight is known."""
+    if kind not in CLASS_WEIGHTS:
+        raise unknown_name("--class_weight", kind, CLASS_WEIGHTS)
+
+
+def weights_of_classes(kind: str, num_classes: int, *labels) -> list | None:
+    """The weights of the examples of some sets, by their classes in all of these sets.
+
+    Args:
+        kind: Of `CLASS_WEIGHTS`.
+        num_classes: The number of classes.
+        *labels: Of each set, (N,).
+
+    Returns:
+        float32 (N,) for each set; None for no weights.
+    """
+    if kind == "none":
+        return None
+    import numpy as np
+
+    from darts_tf import examples
+
+    weights = examples.balanced(np.concatenate(labels), num_classes)
+    table = examples.class_table(weights, num_classes)
+    return [table[own] for own in labels]

@@ -33,12 +33,14 @@ class SearchSettings:
     arch_learning_rate: float = 3e-4
     arch_weight_decay: float = 1e-3
     train_portion: float = 0.5
+    class_weight: str = "none"
     seed: int = 2
 
     def __post_init__(self):
         """Checks the ranges."""
         if self.order not in ORDERS:
             raise unknown_name("--order", self.order, ORDERS)
+        images.check_class_weight(self.class_weight)
         at_least_1, not_negative = (1, math.inf), (0, math.inf)
         common.check_ranges(
             self,
@@ -74,6 +76,8 @@ HELP = {
     "arch_weight_decay": "L2 weight decay of the alphas.",
     "train_portion": "Share of the training images for the weights; the rest is for the alphas. "
     "Data with a validation part of its own uses that.",
+    "class_weight": "Weights of the losses by class: none, or balanced, so that all classes "
+    "count alike however many images they have.",
     "seed": "Seed of initial values, shuffling and augmentation.",
 }
 
@@ -88,8 +92,14 @@ def pairing_of(settings: SearchSettings, image_data):
     from darts_tf import data
 
     images.check_size(image_data, settings.layers)
+    halves = image_data.search_halves(settings.train_portion)
+    weights = images.weights_of_classes(
+        settings.class_weight, image_data.num_classes, *(labels for _, labels in halves)
+    )
+    if weights:
+        halves = [(*half, own) for half, own in zip(halves, weights, strict=True)]
     return data.pair(
-        *image_data.search_halves(settings.train_portion),
+        *halves,
         batch_size=settings.batch_size,
         seed=settings.seed,
         augmentation=data.default_augmentation(image_data.name, image_data.image_shape),

@@ -36,11 +36,13 @@ class TrainSettings:
     cutout: bool = True
     cutout_length: int | None = None
     label_smoothing: float = 0.0
+    class_weight: str = "none"
     test_every_epoch: bool = False
     seed: int = 0
 
     def __post_init__(self):
         """Checks the ranges."""
+        images.check_class_weight(self.class_weight)
         at_least_1, not_negative, share = (1, math.inf), (0, math.inf), (0, 0.999999)
         common.check_ranges(
             self,
@@ -69,6 +71,8 @@ HELP = {
     "cutout": "Whether to cut a square out of each training image.",
     "cutout_length": "Side of that square in px; by default half the image's, as published (16).",
     "label_smoothing": "Share of a label spread over all classes, in the training loss.",
+    "class_weight": "Weights of the losses by class: none, or balanced, so that all classes "
+    "count alike however many images they have.",
     "test_every_epoch": "Whether to report the test part after every epoch too, as the authors do. "
     "Nothing is ever selected by it.",
     "seed": "Seed of initial values, shuffling, augmentation and drop path.",
@@ -107,12 +111,16 @@ def streams_of_images(settings: TrainSettings, image_data, prefix: str = "") -> 
         arrays[0].append(image_data.validation_images)
         arrays[1].append(image_data.validation_labels)
     augmentation = augmentation_of(settings, image_data, prefix)
+    train_images, labels = map(np.concatenate, arrays)
+    weights = images.weights_of_classes(settings.class_weight, image_data.num_classes, labels)
     train = data.ArrayStream(
-        *map(np.concatenate, arrays),
+        train_images,
+        labels,
         settings.batch_size,
         settings.seed,
         augmentation,
         name="training part",
+        weights=weights and weights[0],
     )
     test = data.evaluation_batches(
         image_data.test_images,
@@ -156,6 +164,11 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
 
     if settings.cutout:
         raise InputError("ImageNet is trained without cutout, as published: add --nocutout.")
+    if settings.class_weight != "none":
+        raise InputError(
+            "--class_weight=balanced counts the labels in memory, but ImageNet is read from disk: "
+            "leave it out. Its classes have about the same number of images."
+        )
     streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
     preprocessing = data.published_normalization("imagenet2012")
     return Streams(

@@ -5,14 +5,15 @@ import numpy as np
 from darts_tf.errors import InputError
 
 
-def checked_pair(name: str, examples) -> tuple:
-    """The (inputs, labels) of one half of the data; raises InputError unless there are two."""
-    if not isinstance(examples, (tuple, list)) or len(examples) != 2:
+def checked_half(name: str, examples) -> tuple:
+    """The (inputs, labels, weights or None) of one half; raises InputError of anything else."""
+    if not isinstance(examples, (tuple, list)) or len(examples) not in (2, 3):
         raise InputError(
-            f"{name} must be a tuple (inputs, labels) of two arrays, or a batched tf.data.Dataset "
-            f"of (inputs, labels); received {type(examples).__name__}."
+            f"{name} must be a tuple (inputs, labels) of two arrays, or with weights of the "
+            "examples as a third, or a batched tf.data.Dataset of such; received "
+            f"{type(examples).__name__}."
         )
-    return tuple(examples)
+    return (*examples, None)[:3]
 
 
 def checked_examples(
@@ -69,6 +70,36 @@ def checked_examples(
     if labels.ndim == 1 and labels.dtype.kind in "iu":
         labels = labels.astype(np.int32)
     return inputs, labels
+
+
+def checked_weights(name: str, weights, labels: np.ndarray) -> np.ndarray:
+    """Weights of examples as an array float32.
+
+    Args:
+        name: What the errors call the data.
+        weights: (N,), or like the labels.
+        labels: (N, ...).
+
+    Raises:
+        InputError: Of another shape or type, negative or not finite.
+    """
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "biuf" or weights.shape not in (
+        labels.shape[:1],
+        (len(labels), 1),
+        labels.shape,
+    ):
+        raise InputError(
+            f"The weights of {name} must be numbers of shape ({len(labels)},), one for each "
+            f"example; received {weights.dtype} of shape {weights.shape}."
+        )
+    bad = np.argwhere(~((weights >= 0) & np.isfinite(weights)))
+    if len(bad):
+        raise InputError(
+            f"The weight of example {bad[0][0]} of {name} is {weights[tuple(bad[0])]}; expected "
+            "finite numbers of 0 or more."
+        )
+    return weights.astype(np.float32)
 
 
 def _first_not_finite(array: np.ndarray) -> int | None:

@@ -8,13 +8,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.data.arrays import checked_pair
+from darts_tf.data.arrays import checked_half
 from darts_tf.data.augmentation import Augmentation, checked_seed
 from darts_tf.data.splitting import check_halves
 from darts_tf.data.streams import ArrayStream, DatasetStream
 from darts_tf.errors import InputError
 
-Half = tuple[np.ndarray, np.ndarray] | tf.data.Dataset
+Half = tuple[np.ndarray, ...] | tf.data.Dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Pairing:
                 is read from its beginning, see `DatasetStream` for when that is exact.
 
         Returns:
-            An endless data set of ((x, y), (x_valid, y_valid)).
+            An endless data set of ((x, y), (x_valid, y_valid)); a half with weights has (x, y, w).
 
         Raises:
             InputError: A negative start.
@@ -70,7 +70,9 @@ def pair(
 
     Args:
         train: For the weights: a tuple (inputs, labels) of arrays, or a batched `tf.data.Dataset`
-            of (inputs, labels). Of arrays, the last batch of an epoch is smaller, as published.
+            of (inputs, labels); either may have weights of the examples as a third part, for which
+            see `darts_tf.losses.BatchLoss`. Of arrays, the last batch of an epoch is smaller, as
+            published.
         valid: For the architecture parameters, likewise. Of arrays, all batches are full.
         batch_size: Examples in a batch of arrays, 1..N. Published: 64 for both halves.
         seed: 0 or more; decides shuffling and augmentation of arrays. The two halves use it
@@ -105,9 +107,12 @@ def pair(
             streams.append(DatasetStream(half, needs_length=name == "train", name=name))
             continue
         remainder = "carry" if name == "valid" else "drop" if drop_remainder else "keep"
+        inputs, labels, weights = checked_half(name, half)
         streams.append(
             ArrayStream(
-                *checked_pair(name, half),
+                inputs,
+                labels,
+                weights=weights,
                 batch_size=batch_size,
                 seed=int(half_seed),
                 augmentation=augmentation,

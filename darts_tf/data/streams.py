@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.data.arrays import checked_examples
+from darts_tf.data.arrays import checked_examples, checked_weights
 from darts_tf.data.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
@@ -42,6 +42,8 @@ class ArrayStream:
             permutation, so that all batches are full and every example still comes exactly once in
             each sweep.
         name: What the errors call the data.
+        weights: Of the examples, (N,) or like the labels, 0 or more, delivered as float32 behind
+            the labels; None for batches without.
 
     Raises:
         InputError: Unusable arrays (see `checked_examples`), batch size, seed, remainder or
@@ -55,6 +57,7 @@ class ArrayStream:
     augmentation: Augmentation | None = None
     remainder: Literal["keep", "drop", "carry"] = "keep"
     name: str = "data"
+    weights: np.ndarray | None = None
 
     def __post_init__(self):
         as_images = self.augmentation not in (None, NO_AUGMENTATION)
@@ -67,6 +70,9 @@ class ArrayStream:
                 mean = tuple(images.mean((0, 1, 2), dtype=np.float64).tolist())
                 filled = dataclasses.replace(self.augmentation, fill=mean)
                 object.__setattr__(self, "augmentation", filled)
+        if self.weights is not None:
+            weights = checked_weights(self.name, self.weights, labels)
+            object.__setattr__(self, "weights", weights)
         if self.remainder not in _REMAINDERS:
             raise unknown_name("remainder", self.remainder, _REMAINDERS)
         check_batch_size(self.batch_size)
@@ -84,7 +90,7 @@ class ArrayStream:
         return full + (rest > 0 and self.remainder != "drop")
 
     def batches(self, start_step: int = 0) -> tf.data.Dataset:
-        """The batches (images, labels) from step `start_step` on, without end.
+        """The batches (images, labels[, weights]) from step `start_step` on, without end.
 
         Args:
             start_step: Batches to leave out, 0 or more. They are not computed.
@@ -96,16 +102,18 @@ class ArrayStream:
         # On a GPU machine an eager constant would lie on the GPU and be copied back for every
         # batch.
         with tf.device("/CPU:0"):
-            images, labels = tf.constant(self.images), tf.constant(self.labels)
+            arrays = self.images, self.labels
+            arrays += () if self.weights is None else (self.weights,)
+            arrays = [tf.constant(array) for array in arrays]
 
             def load(step, indices):
-                x, y = tf.gather(images, indices), tf.gather(labels, indices)
+                x, *rest = (tf.gather(array, indices) for array in arrays)
                 if self.augmentation is not None:
                     positions = self._first_position(step) + tf.range(
                         tf.shape(indices, out_type=tf.int64)[0]
                     )
                     x = augment(x, self.augmentation, self.seed, positions)
-                return x, y
+                return x, *rest
 
             steps = tf.data.Dataset.counter(start_step)
             batches = tf.data.Dataset.zip(steps, self._indices(start_step))
@@ -151,12 +159,12 @@ class DatasetStream:
     said on the standard error.
 
     Attributes:
-        dataset: Batches (inputs, labels).
+        dataset: Batches (inputs, labels), or with weights of the examples as a third part.
         needs_length: Whether `steps_per_epoch` will be asked for.
         name: What the errors call the data.
 
     Raises:
-        InputError: Not batches of pairs, an empty data set, or an unknown length that is needed.
+        InputError: Not such batches, an empty data set, or an unknown length that is needed.
     """
 
     dataset: tf.data.Dataset
@@ -165,9 +173,10 @@ class DatasetStream:
 
     def __post_init__(self):
         spec = self.dataset.element_spec
-        if not isinstance(spec, tuple) or len(spec) != 2:
+        if not isinstance(spec, tuple) or len(spec) not in (2, 3):
             raise InputError(
-                f"The data set {self.name} must yield pairs (inputs, labels); it yields {spec}."
+                f"The data set {self.name} must yield pairs (inputs, labels), or (inputs, labels, "
+                f"weights of the examples); it yields {spec}."
             )
         if any(part.shape.rank == 0 for part in tf.nest.flatten(spec)):
             raise InputError(

@@ -53,6 +53,8 @@ class EvaluationNetwork(ImageNetwork):
             the preprocessing cannot be used.
     """
 
+    returns_logits = True
+
     def __init__(
         self,
         genotype: Genotype,

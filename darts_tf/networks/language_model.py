@@ -239,6 +239,8 @@ class LanguageModel(keras.Model):
             penalty += rates.beta * tf.math.divide_no_nan(tf.reduce_sum(change), count)
         return Forward(logits, unrolled.last, penalty)
 
+    returns_logits = True
+
     def count_weights(self) -> int:
         """Number of trained values; the tied matrix counts once."""
         return int(sum(math.prod(v.shape) for v in self.trainable_variables))

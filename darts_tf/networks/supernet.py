@@ -54,6 +54,8 @@ class Supernet(ImageNetwork):
             3.1.
     """
 
+    returns_logits = True
+
     def __init__(
         self,
         num_classes: int = 10,

@@ -9,8 +9,8 @@ import tensorflow as tf
 from darts_tf import collective, replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.finite import FirstNotFinite
-from darts_tf.losses import per_example
-from darts_tf.search import bilevel, step_guard
+from darts_tf.losses import BatchLoss, update_loss
+from darts_tf.search import bilevel, step_guard, virtual_step
 from darts_tf.search.search_space import SearchSpace, check_supernet
 from darts_tf.search.virtual_step import flatten, next_step, unflatten
 from darts_tf.space.tracing import gradients_of, keeping, local_statistics
@@ -34,8 +34,8 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         order: "first", "second_fd" (as published) or "second_exact"; or a function with the
             arguments of `bilevel.second_exact`.
         clip_virtual_step: Whether the gradient in the virtual step is clipped to the weight
-            optimizer's `clip_norm`, as in the authors' search of recurrent cells; in their
-            convolutional one it is not.
+            optimizer's `clip_norm` (Keras' `global_clipnorm`), as in the authors' search of
+            recurrent cells; in their convolutional one it is not.
 
     Use:
         search = ArchitectureSearch(supernet, order="second_exact")
@@ -68,6 +68,12 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         self.first_not_finite = FirstNotFinite()
         self.built = True
 
+    halves = ("training half", "validation half")
+
+    def outputs_shape(self, input_shape):
+        """The shape of the supernet's outputs."""
+        return self.supernet.compute_output_shape(input_shape)
+
     def call(self, x, training=False):
         """The supernet's output."""
         return self.supernet(x, training=training)
@@ -86,14 +92,20 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         Args:
             optimizer: Of the weights. The virtual step is the step that it would take next: known
                 for `darts_tf.SGD` and `keras.optimizers.SGD` (without Nesterov momentum), and plain
-                gradient descent at its learning rate for all others.
+                gradient descent at its learning rate for all others; clipped only with
+                `clip_virtual_step`.
             arch_optimizer: Of the alphas.
-            loss: A Keras loss or its name.
+            loss: A Keras loss, its class or name, or a function (y, outputs) -> losses; see
+                `darts_tf.losses.BatchLoss` for what weights of examples and `reduction` mean. Our
+                supernets return logits: make a loss with `from_logits=True`; a name is taken so.
             metrics: Keras metrics or their names, of the training batches.
             sync_batch_norm: Under a strategy, whether BatchNorm has the statistics of the global
                 batch, so that the number of replicas does not matter; else each replica has those
                 of its part, and the running ones are averaged.
             **options: As for `keras.Model.compile`.
+
+        Raises:
+            InputError: The loss or an option cannot be used.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
         # Keras would choose XLA on a GPU, which has no kernel for max pooling's second derivative.
@@ -101,7 +113,12 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.arch_optimizer = arch_optimizer
         self.sync_batch_norm = sync_batch_norm
-        self.loss, self.per_example_loss = loss, per_example(loss)
+        replicas.check_optimizer(self.distribute_strategy, arch_optimizer)
+        if self.order != "first":
+            virtual_step.check_optimizer(optimizer, self.clip_virtual_step)
+        self.loss = loss
+        self.batch_loss = BatchLoss(loss, getattr(self.supernet, "returns_logits", False))
+        self.evaluation_batch_loss = self.batch_loss
         optimizer.build(self.supernet.network_parameters)
         arch_optimizer.build(self.supernet.architecture_parameters)
 
@@ -111,8 +128,12 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         Args:
             x: A `darts_tf.pair(...)`, whose batches continue where the search is: at
                 `initial_epoch`, or at the step that `keras.callbacks.BackupAndRestore` restores; or
-                any data set of pairs of batches ((x, y), (x_val, y_val)).
-            **options: As for `keras.Model.fit`.
+                any data set of pairs of batches ((x, y), (x_val, y_val)), each with weights of the
+                examples as a third part or without.
+            **options: As for `keras.Model.fit`; `class_weight` weighs the losses of both halves.
+
+        Raises:
+            InputError: No such data, or its labels or weights do not fit the loss or the outputs.
         """
         pairing = x if hasattr(x, "steps_per_epoch") and hasattr(x, "stream") else None
         dataset = x.stream() if pairing else x
@@ -122,16 +143,28 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 f"of batches. Received: {type(dataset).__name__}."
             )
         _unpack_pair(dataset.element_spec)
-        with self.distribute_strategy.scope():
-            self.build_metrics(dataset.element_spec)
         if pairing:
-            options.setdefault("steps_per_epoch", pairing.steps_per_epoch)
-            start = self._start_of(pairing, options.get("initial_epoch", 0))
-            dataset = replicas.Deferred(
-                dataset.element_spec, lambda: self._dealt(pairing.stream(start()))
-            )
+            dataset = self._paired(pairing, options)
         options.setdefault("shuffle", False)  # a data set is shuffled by itself; Keras would warn
         return super().fit(dataset, **options)
+
+    def _paired(self, pairing, options: dict) -> replicas.Deferred:
+        """The batches of a pairing from where `fit` begins; takes what it uses out of the options."""
+        for stream, half in zip((pairing.train, pairing.valid), self.halves, strict=True):
+            if hasattr(stream, "labels"):  # arrays are looked at before the first step
+                self._examined(stream.images, stream.labels, stream.weights, what=(half,))
+        class_weight = options.pop("class_weight", None)
+
+        def batches(first):
+            given = pairing.stream(first)
+            return self._examined(given, what=self.halves, class_weight=class_weight)[0]
+
+        spec = batches(0).element_spec
+        with self.distribute_strategy.scope():
+            self.build_metrics(spec)
+        options.setdefault("steps_per_epoch", pairing.steps_per_epoch)
+        start = self._start_of(pairing, options.get("initial_epoch", 0))
+        return replicas.Deferred(spec, lambda: self._dealt(batches(start())))
 
     def _start_of(self, pairing, initial_epoch: int) -> Callable[[], int]:
         """A function that tells, once callbacks have restored, with which step `fit` begins."""
@@ -242,18 +275,15 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             step_guard.Computed(virtual_losses, gradient, passed.loss, g),
         )
         self.first_not_finite.look(step, checks, rows)
-        _update_loss(self._train_loss, passed.loss, train, rows)
-        _update_loss(self._validation_loss, gradient.validation_loss, validation, of_validation)
+        update_loss(self._train_loss, passed.loss, train[1], rows)
+        update_loss(self._validation_loss, gradient.validation_loss, validation[1], of_validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
 
     def test_step(self, data):
         """Evaluates the supernet with running statistics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.supernet(replicas.never_empty(x), training=False)[: tf.shape(y)[0]]
-        losses = self.per_example_loss(y, outputs)
-        if weight is None:  # Keras would take the mean of each row of a matrix first
-            losses = tf.reshape(losses, [-1])
-        self._train_loss.update_state(losses, sample_weight=weight)
+        self.batch_loss(y, outputs, weight).add_to(self._train_loss)
         results = self.compute_metrics(x, y, outputs, weight)
         results.pop("arch_loss")
         return results
@@ -311,19 +341,8 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             training=True,
             return_losses=True,
         )
-        return _Pass(self._mean_loss(y, outputs, weight, reduce), outputs, state, added)
-
-    def _mean_loss(self, y, outputs, weight, reduce):
-        """This replica's share of the mean over the global batch."""
-        if outputs.dtype in (tf.bfloat16, tf.float16):
-            outputs = tf.cast(outputs, tf.float32)
-        losses = self.per_example_loss(y, outputs)
-        if weight is None:
-            total, count = tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype)
-        else:
-            weight = tf.cast(weight, losses.dtype)
-            total, count = tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
-        return total / reduce(count)
+        loss = self.batch_loss(y, outputs, weight).share(reduce)
+        return _Pass(loss, outputs, state, added)
 
     def loss_function(self, batch, reduce=lambda tensor: tensor) -> bilevel.Loss:
         """The loss of a batch as a pure function of weights and alphas.
@@ -353,7 +372,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 outputs, slope = self.supernet.along(x, unflatten(v, weights))
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(outputs)
-                value = self._mean_loss(y, outputs, weight, reduce)
+                value = self.batch_loss(y, outputs, weight).share(reduce)
             return tf.reduce_sum(tape.gradient(value, outputs) * slope)
 
         if getattr(self.supernet, "along", None) is not None:
@@ -365,7 +384,7 @@ class _Pass(NamedTuple):
     """What one pass gives.
 
     Attributes:
-        loss: This replica's share of the global mean loss.
+        loss: This replica's share of the loss of the global batch.
         outputs: The supernet's.
         state: The new values of its variables that are not trained, none of them assigned.
         added: What it added with `add_loss`, and its weight regularizers' losses.
@@ -375,13 +394,6 @@ class _Pass(NamedTuple):
     outputs: tf.Tensor
     state: list[tf.Tensor]
     added: list[tf.Tensor]
-
-
-def _update_loss(metric, share, batch, rows: replicas.Rows) -> None:
-    """Adds the loss of a batch; the shares of all replicas sum to the global mean."""
-    own, of_all = (tf.cast(number, share.dtype) for number in (rows.own, rows.all))
-    weight = tf.cast(tf.size(batch[1]), share.dtype)
-    metric.update_state(share * (of_all / own), sample_weight=weight)
 
 
 def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:

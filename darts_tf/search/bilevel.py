@@ -51,9 +51,10 @@ class VirtualStep:
         xi: Learning rate.
         momentum: mu; 0 for the paper's plain step.
         buffer: b, the momentum buffer of the weight optimizer; a vector like w.
-        weight_decay: lambda.
+        weight_decay: lambda; a vector like w where it differs between the weights.
         clip_norm: Largest norm of g; None for c = 1. c counts as a constant: no gradient passes
             through it.
+        clip_epsilon: What is added to |g|; PyTorch's clipping has 1e-6, Keras' nothing.
     """
 
     xi: tf.Tensor | float
@@ -61,6 +62,7 @@ class VirtualStep:
     buffer: tf.Tensor | float = 0.0
     weight_decay: tf.Tensor | float = 0.0
     clip_norm: float | None = None
+    clip_epsilon: float = 1e-6
 
     def __call__(self, w: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
         """w' for the gradient g of L_train at w."""
@@ -71,7 +73,7 @@ class VirtualStep:
         """c for the gradient g."""
         if self.clip_norm is None:
             return tf.ones([], g.dtype)
-        return tf.stop_gradient(tf.minimum(self.clip_norm / (tf.norm(g) + 1e-6), 1.0))
+        return tf.stop_gradient(tf.minimum(self.clip_norm / (tf.norm(g) + self.clip_epsilon), 1.0))
 
 
 class ArchitectureGradient(NamedTuple):

@@ -21,6 +21,9 @@ class SearchSpace(Protocol):
     def derive(self) -> Any:
         """The discrete architecture of the present alphas."""
 
+    # Optional: returns_logits = True, where the outputs are logits: a loss that takes probabilities
+    # is then refused.
+
     # Optional: stream_state, a list of pairs of variables with trainable=False. The first of a
     # pair belongs to the stream of training batches, the second is its counterpart for the stream
     # of validation batches: with a validation batch the supernet finds the second's value in the

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from darts_tf import collective, finite, replicas
 from darts_tf.errors import InputError
-from darts_tf.losses import per_example
+from darts_tf.losses import BatchLoss, update_loss
 from darts_tf.space.tracing import local_statistics
 
 
@@ -46,6 +46,10 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         self.first_not_finite = finite.FirstNotFinite()
         self.built = True
 
+    def outputs_shape(self, input_shape):
+        """The shape of the logits."""
+        return self.network.compute_output_shape(input_shape)
+
     def call(self, x, training=False):
         """The network's logits."""
         return self.network(x, training=training)
@@ -63,8 +67,10 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
 
         Args:
             optimizer: Of the weights.
-            loss: A Keras loss, its name, or a function (y, logits) -> (batch,) losses; for
-                training.
+            loss: A Keras loss, its class or name, or a function (y, logits) -> losses; for
+                training. See `darts_tf.losses.BatchLoss` for what weights of examples and
+                `reduction` mean. The network returns logits: make a loss with `from_logits=True`; a
+                name is taken so.
             metrics: Keras metrics or their names.
             evaluation_loss: The loss that `evaluate` reports; the same by default. (The published
                 ImageNet runs train with smoothed labels and report the plain loss.)
@@ -72,6 +78,9 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
                 batch, so that the number of replicas does not matter; else each replica has those
                 of its part, and the running ones are averaged.
             **options: As for `keras.Model.compile`.
+
+        Raises:
+            InputError: A loss or an option cannot be used.
         """
         optimizer = keras.optimizers.get(optimizer)
         # Keras would choose XLA on a GPU and compile anew for a smaller last batch.
@@ -79,8 +88,10 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         super().compile(optimizer=optimizer, metrics=metrics, **options)
         self.sync_batch_norm = sync_batch_norm
         self.loss, self.evaluation_loss = loss, evaluation_loss
-        self.per_example_loss = per_example(loss)
-        self.per_example_evaluation_loss = per_example(evaluation_loss or loss)
+        logits = getattr(self.network, "returns_logits", False)
+        self.batch_loss = self.evaluation_batch_loss = BatchLoss(loss, logits)
+        if evaluation_loss is not None:
+            self.evaluation_batch_loss = BatchLoss(evaluation_loss, logits)
         optimizer.build(self.network.trainable_variables)
 
     def build_metrics(self, element_spec) -> None:
@@ -107,38 +118,42 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         def compute():
             with tf.GradientTape() as tape:
                 outputs = self.network.forward(x, training=True)
-                losses = self.per_example_loss(y, outputs.logits)
+                main = self.batch_loss(y, outputs.logits, weight)
+                losses, loss = main.losses, main.share(replicas.total)
                 if outputs.auxiliary_logits is not None:
-                    auxiliary = self.per_example_loss(y, outputs.auxiliary_logits)
-                    losses += self.auxiliary_weight * auxiliary
-                if weight is not None:
-                    losses *= tf.cast(weight, losses.dtype)
-                loss = tf.reduce_sum(losses) / tf.cast(rows.all, losses.dtype)
+                    auxiliary = self.batch_loss(y, outputs.auxiliary_logits, weight)
+                    losses += self.auxiliary_weight * auxiliary.losses
+                    loss += self.auxiliary_weight * auxiliary.share(replicas.total)
             gradients = tape.gradient(
                 loss, [v.value for v in variables], unconnected_gradients="zero"
             )
-            return outputs.logits, losses, gradients
+            return outputs.logits, losses, loss, gradients
 
         with local_statistics(not self.sync_batch_norm):
-            logits, losses, gradients = collective.in_one_order(compute)
+            logits, losses, loss, gradients = collective.in_one_order(compute)
         if not self.sync_batch_norm:
             replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)
         checks = [
             *finite.batch_checks("training", x, y, weight, rows),
-            finite.Check("loss of the training batch", [losses], rows, advice=finite.LOSS),
+            finite.Check(
+                "loss of the training batch",
+                [losses],
+                rows if losses.shape.rank else None,
+                advice=finite.LOSS,
+            ),
         ]
         self.first_not_finite.look(
             step, finite.step_checks(variables, began, checks, gradients), rows
         )
-        self._mean_loss.update_state(losses)
+        update_loss(self._mean_loss, loss, y, rows)
         return self.compute_metrics(x, y, logits, weight)
 
     def test_step(self, data):
         """Evaluates with running statistics, without the auxiliary head."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self.network(replicas.never_empty(x), training=False)[: tf.shape(y)[0]]
-        self._mean_loss.update_state(self.per_example_evaluation_loss(y, logits), weight)
+        self.evaluation_batch_loss(y, logits, weight).add_to(self._mean_loss)
         return self.compute_metrics(x, y, logits, weight)
 
     def get_config(self):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import finite, replicas
-from darts_tf.losses import token_cross_entropy
+from darts_tf.losses import BatchLoss, token_cross_entropy, update_loss
 from darts_tf.networks.language_model import LanguageModel
 
 
@@ -39,6 +39,10 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         self.first_not_finite = finite.FirstNotFinite()
         self.built = True
 
+    def outputs_shape(self, input_shape):
+        """The shape of the logits."""
+        return self.network.compute_output_shape(input_shape)
+
     def call(self, x, training=False):
         """The network's logits."""
         return self.network(x, training=training)
@@ -53,20 +57,22 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         optimizer = keras.optimizers.get(optimizer)
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
+        self.batch_loss = self.evaluation_loss = BatchLoss(token_cross_entropy)
         optimizer.build(self.network.trainable_variables)
 
     def train_step(self, data):
         """One step of the weights."""
-        x, y = data
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
         step = tf.convert_to_tensor(self.optimizer.iterations)
         began = [tf.convert_to_tensor(v) for v in variables]
         with tf.GradientTape() as tape:
             result = self.network.train_window(x)
-            losses = token_cross_entropy(y, result.logits)
             # This replica's share of the global mean; the optimizer sums the shares.
             rows = replicas.rows(tf.shape(x)[0])
-            loss = rows.share(tf.reduce_mean(losses) + result.penalty)
+            of_words = self.batch_loss(y, result.logits, weight)
+            of_words, losses = of_words.share(replicas.total), of_words.losses
+            loss = of_words + rows.share(result.penalty)
         gradients = tape.gradient(loss, [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
         self.optimizer.apply(gradients, variables)
@@ -78,17 +84,14 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         self.first_not_finite.look(
             step, finite.step_checks(variables, began, checks, gradients), rows
         )
-        self._mean_loss.update_state(tf.reshape(losses, [-1]))
+        update_loss(self._mean_loss, of_words, y, rows)
         return {"loss": self._mean_loss.result()}
 
     def test_step(self, data):
         """Adds a window to the mean."""
-        x, y = data
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self.network(replicas.never_empty(x), training=False)
-        losses = token_cross_entropy(y, logits[: tf.shape(y)[0]])
-        # Word by word: of a matrix Keras would take the mean of each row first, and so weigh the
-        # words of a short window more.
-        self._mean_loss.update_state(tf.reshape(losses, [-1]))
+        self.evaluation_batch_loss(y, logits[: tf.shape(y)[0]], weight).add_to(self._mean_loss)
         return {"loss": self._mean_loss.result()}
 
     def evaluate(self, *arguments, **options):
