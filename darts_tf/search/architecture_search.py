@@ -149,7 +149,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         return super().fit(dataset, **options)
 
     def _paired(self, pairing, options: dict) -> replicas.Deferred:
-        """The batches of a pairing from where `fit` begins; takes what it uses out of the options."""
+        """A pairing from where `fit` begins; what it uses is taken out of the options."""
         for stream, half in zip((pairing.train, pairing.valid), self.halves, strict=True):
             if hasattr(stream, "labels"):  # arrays are looked at before the first step
                 self._examined(stream.images, stream.labels, stream.weights, what=(half,))

@@ -57,7 +57,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         optimizer = keras.optimizers.get(optimizer)
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
-        self.batch_loss = self.evaluation_loss = BatchLoss(token_cross_entropy)
+        self.batch_loss = self.evaluation_batch_loss = BatchLoss(token_cross_entropy)
         optimizer.build(self.network.trainable_variables)
 
     def train_step(self, data):
