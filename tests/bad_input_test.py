@@ -96,6 +96,11 @@ def refused(capsys):
         (search_cnn, "--dataset=cifra10", "Unknown data set 'cifra10'. Known: digits .* cifar10"),
         (search_cnn, "--dataset=imagenet2012", "'imagenet2012' does not fit in memory"),
         (
+            search_cnn,
+            "--dataset=imagenet2012_subset/1pct",
+            "'imagenet2012_subset/1pct' does not fit in memory",
+        ),
+        (
             train_cnn,
             "--dataset=imagenet2012 --limit=5",
             "--limit does not apply to ImageNet, which is read from disk.",

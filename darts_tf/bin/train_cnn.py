@@ -120,14 +120,14 @@ def streams_of_images(settings: TrainSettings, image_data) -> Streams:
     )
 
 
-def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Streams:
-    """ImageNet, read from disk; its validation part is what the field tests on."""
+def streams_of_imagenet(settings: TrainSettings, name: str, data_dir: str | None) -> Streams:
+    """ImageNet or a part of it, read from disk; its validation part is what the field tests on."""
     from darts_tf import data
     from darts_tf.data.sources import PUBLISHED_STATISTICS
 
     if settings.cutout:
         raise InputError("ImageNet is trained without cutout, as published: add --nocutout.")
-    streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
+    streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed, name=name)
     statistics = PUBLISHED_STATISTICS["imagenet2012"]
     return Streams(
         streams.train, streams.validation, (224, 224, 3), streams.class_names, statistics
@@ -160,7 +160,7 @@ def train(
     Args:
         settings: How.
         genotype: The cells.
-        dataset: Name of the data set; "imagenet2012" selects ImageNet's stem.
+        dataset: Name of the data set; ImageNet and its parts select ImageNet's stem.
         streams: The data.
         folder: The work folder, which exists.
         computation: How the network is computed.
@@ -169,6 +169,7 @@ def train(
     import keras
 
     import darts_tf
+    from darts_tf.data.sources import is_imagenet
     from darts_tf.losses import label_smoothed_cross_entropy
     from darts_tf.report import plots
     from darts_tf.training import loop
@@ -186,7 +187,7 @@ def train(
             num_cells=settings.layers,
             auxiliary=settings.auxiliary,
             image_shape=streams.image_shape,
-            stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
+            stem="imagenet" if is_imagenet(dataset) else "cifar",
             seed=settings.seed,
         )
         model = darts_tf.ArchitectureEvaluation(network, settings.auxiliary_weight)
@@ -270,15 +271,17 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
+    from darts_tf.data.sources import is_imagenet
+
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
     devices.configure_devices(values)
     computation = devices.computation_of(values)
-    if values.dataset.startswith("imagenet2012"):
+    if is_imagenet(values.dataset):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
-        streams = streams_of_imagenet(settings, values.data_dir)
+        streams = streams_of_imagenet(settings, values.dataset, values.data_dir)
     else:
         streams = streams_of_images(settings, images.load(values))
     check_batches(settings, streams, computation)

@@ -11,8 +11,9 @@ import os
 import numpy as np
 
 from darts_tf.data.augmentation import Statistics
-from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
+from darts_tf.data.prepared import open_prepared, unreadable
 from darts_tf.errors import InputError
+from darts_tf.reading import check_memory
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -31,6 +32,10 @@ PUBLISHED_STATISTICS = {
 _DIGITS_SPLIT_SEED = 20190506
 # Images read at a time, a compromise between calls and memory.
 _READ_BATCH = 500
+_READ_BYTES = 2**26
+# Bytes of length and checksums around a record of TFRecord: no file holds more than size / 16.
+_RECORD_BYTES = 16
+_FEWER = "Take fewer images with limit (--limit), prepare them smaller, or free memory."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,11 +139,29 @@ def channel_statistics(images: np.ndarray) -> Statistics:
     mean, std = [], []
     # A histogram is exact and needs no floating point copy of the images.
     for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        # In blocks: bincount makes integers of 8 bytes of what it counts.
+        counts = sum(
+            np.bincount(images[i : i + _READ_BATCH, ..., channel].ravel(), minlength=256)
+            for i in range(0, len(images), _READ_BATCH)
+        )
+        share = counts / images[..., channel].size
         centre = float(share @ levels)
         mean.append(centre)
         std.append(max(math.sqrt(float(share @ (levels - centre) ** 2)), 1 / 255))
     return Statistics(tuple(mean), tuple(std))
+
+
+def _statistics(name: str, images: np.ndarray) -> Statistics:
+    """The published ones of a data set of that very name (any version), or those of the images."""
+    published = PUBLISHED_STATISTICS.get(name.split(":")[0])
+    if published is not None and len(published.mean) == images.shape[-1]:
+        return published
+    return channel_statistics(images)
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a name is that of ImageNet (2012) or a part of it, which is streamed from disk."""
+    return name.startswith("imagenet2012")
 
 
 def load_images(
@@ -167,23 +190,25 @@ def load_images(
         raise InputError(f"limit must be 1 image or more, or None for all; received {limit}.")
     if name == "digits":
         return _digits(limit)
-    base = name.split(":")[0].split("/")[0]
-    if base == "imagenet2012":
+    if is_imagenet(name):
         raise InputError(
-            "Data set 'imagenet2012' does not fit in memory: stream it with imagenet_streams "
-            "instead."
+            f"Data set {name!r} does not fit in memory: stream it with imagenet_streams instead."
         )
-    builder = open_prepared(name, data_dir)
-    keys = image_and_label(builder)
+    builder, keys = open_prepared(name, data_dir)
     splits = builder.info.splits
     if "train" not in splits or not {"test", "validation"} & set(splits):
         raise InputError(
             f"Data set {name!r} needs a split 'train' and a split 'test' or 'validation'; it has: "
             f"{', '.join(sorted(splits)) or 'none'}."
         )
+    test_split = "test" if "test" in splits else "validation"
+    shape = builder.info.features[keys[0]].shape
+    if None not in shape:
+        used = {"train", "validation", "test"} & set(splits)
+        counts = [_count(builder, split, limit if split == "train" else None) for split in used]
+        _check_memory(name, sum(counts), shape)
     train = _read(builder, name, keys, "train", limit)
     own_validation = (None, None)
-    test_split = "test" if "test" in splits else "validation"
     if {"test", "validation"} <= set(splits):
         own_validation = _read(builder, name, keys, "validation")
     test = _read(builder, name, keys, test_split)
@@ -196,7 +221,7 @@ def load_images(
         *own_validation,
         *test,
         class_names=tuple(builder.info.features[keys[1]].names),
-        statistics=PUBLISHED_STATISTICS.get(base) or channel_statistics(train[0]),
+        statistics=_statistics(name, train[0]),
     )
 
 
@@ -233,10 +258,10 @@ def _read(
     builder, name: str, keys: tuple[str, str], split: str, limit: int | None = None
 ) -> Arrays:
     """All or the first `limit` examples of a split, in stored order."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    count = builder.info.splits[split].num_examples
-    count = count if limit is None else min(limit, count)
+    count = _count(builder, split, limit)
     image_key, label_key = keys
     declared = builder.info.features[image_key].shape
     images = labels = None
@@ -249,9 +274,11 @@ def _read(
         )
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         # Images whose sizes are not declared may still turn out to have one size: one by one.
-        dataset = dataset.batch(1 if None in declared else _READ_BATCH)
+        largest = 1 if None in declared else _READ_BYTES // max(math.prod(declared), 1)
+        dataset = dataset.batch(min(max(largest, 1), _READ_BATCH))
         for batch, batch_labels in dataset.as_numpy_iterator():
             if images is None:
+                _check_memory(name, count, batch.shape[1:])
                 images = np.empty((count, *batch.shape[1:]), batch.dtype)
                 labels = np.empty(count, np.int32)
             if batch.shape[1:] != images.shape[1:]:
@@ -261,7 +288,11 @@ def _read(
             done += len(batch)
     except InputError:
         raise
-    except Exception as error:  # Also what does not fit into the memory that a record asks for.
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise InputError(
+            f"Data set {name!r} does not fit in memory, into which it is read whole. {_FEWER}"
+        ) from error
+    except Exception as error:
         raise unreadable(name, builder.data_dir, error) from error
     if not done:
         raise InputError(f"Split {split!r} of data set {name!r} must hold images; found no images.")
@@ -275,6 +306,27 @@ def _read(
             f"{labels.min()} to {labels.max()}."
         )
     return images, labels
+
+
+def _count(builder, split: str, limit: int | None) -> int:
+    """The examples to be read: no more than declared, asked for, or than the files can hold."""
+    import tensorflow as tf
+
+    info = builder.info.splits[split]
+    stored = 0
+    for path in info.filepaths:
+        # Reading tells of a file that is missing, and names it.
+        stored += tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else 0
+    count = min(info.num_examples, stored // _RECORD_BYTES)
+    return count if limit is None else min(limit, count)
+
+
+def _check_memory(name: str, count: int, shape: tuple[int, ...]) -> None:
+    check_memory(
+        count * math.prod(shape),
+        f"Data set {name!r}: {count:,} images of {'x'.join(map(str, shape))}",
+        _FEWER,
+    )
 
 
 def _sizes(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> InputError:
