@@ -184,23 +184,3 @@ def test_errors(tmp_path):
         StreamedImages(examples(), 10, batch_size=2).batches(-1)
     with pytest.raises(InputError, match="'imagenet2012' was not found in"):
         imagenet.imagenet_streams(tmp_path, 8)
-
-
-def test_the_program_trains_on_the_part_of_imagenet_that_was_named(tmp_path):
-    from darts_tf.bin import train_cnn
-
-    picture = np.zeros((20, 20, 3), np.uint8)
-    sizes = {"imagenet2012": (None, "5.1.0", 3), "imagenet2012_subset": ("1pct", "5.0.0", 2)}
-    for name, (config, version, count) in sizes.items():
-        splits = {"train": ([picture] * count, [0] * count), "validation": ([picture], [0])}
-        store(tmp_path, name, splits, (None, None, 3), version=version, config=config)
-    settings = train_cnn.TrainSettings(cutout=False, batch_size=1)
-    for name, count in (("imagenet2012:5.1.0", 3), ("imagenet2012_subset/1pct", 2)):
-        streams = train_cnn.streams_of_imagenet(settings, name, str(tmp_path))
-        assert streams.train.num_examples == count
-    for name, words in (
-        ("imagenet2012:5.0.0", "no version 5.0.0 in .*; prepared there: 5.1.0"),
-        ("imagenet2012_real", "'imagenet2012_real' was not found in"),
-    ):
-        with pytest.raises(InputError, match=words):
-            train_cnn.streams_of_imagenet(settings, name, str(tmp_path))
