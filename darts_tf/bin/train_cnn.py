@@ -271,13 +271,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
-    from darts_tf.data.sources import is_imagenet
-
     settings = common.settings_of(TrainSettings, values)
     genotype = genotypes.resolve(values.genotype, "cnn")
     work_folder.check(values)
     devices.configure_devices(values)
     computation = devices.computation_of(values)
+    from darts_tf.data.sources import is_imagenet  # loads TensorFlow: after the flags are checked
+
     if is_imagenet(values.dataset):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
