@@ -43,6 +43,27 @@ def read_bytes(
     return content
 
 
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuses what does not fit in the memory that is free.
+
+    Args:
+        needed: Bytes.
+        what: What needs them, such as "Data set 'mine': 5 images of 8x8x3".
+        remedy: A sentence that says what to do instead.
+
+    Raises:
+        InputError: It does not fit.
+    """
+    import psutil
+
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f"{what} would take {needed / 2**30:,.1f} GiB of memory, of which "
+            f"{available / 2**30:,.1f} GiB are free. {remedy}"
+        )
+
+
 def read_text(path: str | os.PathLike[str], what: str, remedy: str, largest: int = MEBIBYTE) -> str:
     """The text of a UTF-8 file, without the byte order mark that some editors write.
 

@@ -13,6 +13,7 @@ from absl import flags
 
 from darts_tf import genotype
 from darts_tf.bin import common, export, pipeline, search_cnn, train_cnn, work_folder
+from darts_tf.errors import InputError
 from tests.data_images_test import part, pictures, store
 from tests.programs import ROOT, alphas, contents, run, store_cifar10
 
@@ -96,6 +97,11 @@ def refused(capsys):
         (search_cnn, "--graph_optimizer=maybe", r"value should be one of <auto\|on\|off>"),
         (search_cnn, "--dataset=cifra10", "Unknown data set 'cifra10'. Known: digits .* cifar10"),
         (search_cnn, "--dataset=imagenet2012", "'imagenet2012' does not fit in memory"),
+        (
+            search_cnn,
+            "--dataset=imagenet2012_subset/1pct",
+            "'imagenet2012_subset/1pct' does not fit in memory",
+        ),
         (
             train_cnn,
             "--dataset=imagenet2012 --limit=5",
@@ -418,3 +424,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_epochs(tmp_pa
         count += value.nbytes
         assert value.dtype.kind != "f" or np.isfinite(value).all()
     assert count == len(values) > 1000
+
+
+def test_the_program_trains_on_the_part_of_imagenet_that_was_named(tmp_path):
+    picture = np.zeros((20, 20, 3), np.uint8)
+    sizes = {"imagenet2012": (None, "5.1.0", 3), "imagenet2012_subset": ("1pct", "5.0.0", 2)}
+    for name, (config, version, count) in sizes.items():
+        splits = {"train": ([picture] * count, [0] * count), "validation": ([picture], [0])}
+        store(tmp_path, name, splits, (None, None, 3), version=version, config=config)
+    settings = train_cnn.TrainSettings(cutout=False, batch_size=1)
+    for name, count in (("imagenet2012:5.1.0", 3), ("imagenet2012_subset/1pct", 2)):
+        streams = train_cnn.streams_of_imagenet(settings, name, str(tmp_path))
+        assert streams.train.num_examples == count
+    for name, words in (
+        ("imagenet2012:5.0.0", "no version 5.0.0 in .*; prepared there: 5.1.0"),
+        ("imagenet2012_real", "'imagenet2012_real' was not found in"),
+    ):
+        with pytest.raises(InputError, match=words):
+            train_cnn.streams_of_imagenet(settings, name, str(tmp_path))

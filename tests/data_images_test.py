@@ -1,7 +1,9 @@
 """Data sets by name: the digits, tiny data sets in the tensorflow-datasets format, errors."""
 
+import json
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -211,13 +213,18 @@ def test_data_dir_defaults_to_that_of_tensorflow_datasets(prepared, monkeypatch)
     ("name", "words"),
     [
         ("sizes", "Images of data set 'sizes' must all have one size .* 8x8x3 and 9x9x3"),
-        ("words", "'words' is not image classification: .* found the features image, label"),
+        (
+            "words",
+            "'words' in .* is not image classification: .* found that 'image' is Text, 'lab",
+        ),
         ("only_train", "needs a split 'train' and a split 'test' or 'validation'; it has: train"),
         ("many", "has configurations: give one of many/large, many/small; received 'many'"),
         ("versions:2.0.0", "no version 2.0.0 in .*; prepared there: 1.10.0, 1.9.0"),
         ("cifra10", "Unknown data set 'cifra10'. Known: digits .*near matches: .*cifar10"),
-        ("qqqq", "Unknown data set 'qqqq'. Known: digits .* such as cifar10.$"),
+        ("qqqq", "Unknown data set 'qqqq'. Known: digits .* such as cifar10, and what is prep"),
+        ("thre_parts", "in .*: cifar10, many/large, many/small, no_test, .* matches: three_parts"),
         ("", "name must look like cifar10 or cifar10:3.0.2; received ''"),
+        ("imagenet2012_subset/1pct", "'imagenet2012_subset/1pct' does not fit in memory"),
         ("imagenet2012", "does not fit in memory: stream it with imagenet_streams"),
     ],
 )
@@ -231,13 +238,117 @@ def test_absent_data_set_names_the_folder_and_the_command(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="was not found") as raised:
         load_images("cifar100", tmp_path)
     message = str(raised.value)
-    assert f"'cifar100' was not found in {tmp_path};" in message
+    assert f"'cifar100' was not found in {tmp_path} (nothing is prepared there);" in message
     assert f"tfds.builder('cifar100', data_dir='{tmp_path}').download_and_prepare()" in message
     with pytest.raises(InputError, match="there is no such folder"):
         load_images("cifar100", tmp_path / "nowhere")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match=r"tfds.builder\('mnist'\).download_and_prepare"):
         load_images("mnist")
+
+
+def rewritten(root, name, change, file="features.json"):
+    """Changes a JSON file of the data set."""
+    path = next(pathlib.Path(root, name).rglob(file))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_labels_that_are_text_or_numbers_are_said_to_be(tmp_path):
+    core = "tensorflow_datasets.core.features."
+    for name, label in (
+        ("spoken", {"pythonClassName": f"{core}text_feature.Text", "text": {}}),
+        ("measured", {"pythonClassName": f"{core}scalar.Scalar", "tensor": {"dtype": "float32"}}),
+    ):
+        store(tmp_path, name, {"train": part(2, 1), "test": part(2, 2)})
+        rewritten(tmp_path, name, lambda c, x=label: c["featuresDict"]["features"].update(label=x))
+        kind = label["pythonClassName"].rpartition(".")[2]
+        expected = f"expected an Image and a ClassLabel .* 'image' is Image, 'label' is {kind}. Pre"
+        with pytest.raises(InputError, match=expected):
+            load_images(name, tmp_path)
+    rewritten(tmp_path, "spoken", lambda c: c["featuresDict"]["features"].pop("label"))
+    with pytest.raises(InputError, match="'label' is not there. Prepare it with"):
+        load_images("spoken", tmp_path)
+
+
+@pytest.mark.parametrize("message", [False, True])
+def test_features_in_the_older_form_are_read(tmp_path, message):
+    splits = {"train": part(5, 1), "test": part(3, 2)}
+    store(tmp_path, "new", splits)
+    expected = load_images("new", tmp_path)
+
+    def older(content):
+        new = content["featuresDict"]["features"]
+        contents = {
+            "image": {"shape": [8, 8, 3], "dtype": "uint8", "encoding_format": "png"},
+            "label": {"num_classes": 3},
+        }
+        if message:
+            contents = {"image": new["image"]["image"], "label": new["label"]["classLabel"]}
+        extra = {"proto_cls": "tensorflow_datasets.ImageFeature"} if message else {}
+        old = {
+            name: {"type": new[name]["pythonClassName"], "content": value, **extra}
+            for name, value in contents.items()
+        }
+        kind = content["pythonClassName"]
+        content.clear()
+        content.update(type=kind, content=old)
+
+    rewritten(tmp_path, "new", older)
+    found = load_images("new", tmp_path)
+    np.testing.assert_array_equal(found.train_images, expected.train_images)
+    np.testing.assert_array_equal(found.test_labels, expected.test_labels)
+    assert found.class_names == expected.class_names
+
+
+def test_published_statistics_are_those_of_the_very_set(tmp_path):
+    splits = {"train": part(5, 1), "test": part(3, 2)}
+    store(tmp_path, "cifar10", splits, config="mine")
+    found = load_images("cifar10/mine", tmp_path)
+    mean = found.train_images.mean((0, 1, 2))
+    np.testing.assert_allclose(found.normalization.input_mean, mean, rtol=1e-6)
+    splits = {"train": part(5, 1, channels=1), "test": part(3, 2, channels=1)}
+    store(tmp_path, "cifar100", splits, (8, 8, 1))
+    assert len(load_images("cifar100", tmp_path).normalization.input_mean) == 1
+
+
+@pytest.mark.parametrize("name", ["cifar10", "one_size"])
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(prepared, name, monkeypatch):
+    import psutil
+
+    # cifar10: 27 images of 192 bytes; one_size, whose size is not declared: 4.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=700))
+    with pytest.raises(InputError, match="images of 8x8x3 would take .* GiB .* are free. Take few"):
+        load_images(name, prepared)
+    free = types.SimpleNamespace(available=(2 + 7) * 192)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert len(load_images(name, prepared, limit=2).train_images) == 2
+
+
+@pytest.mark.parametrize("kind", ["MemoryError", "ResourceExhaustedError"])
+def test_out_of_memory_does_not_advise_to_delete_the_data(prepared, kind, monkeypatch):
+    def fail(*_, **__):
+        if kind == "MemoryError":
+            raise MemoryError("Unable to allocate")
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(InputError, match="does not fit in memory, .* Take fewer images") as raised:
+        load_images("cifar10", prepared)
+    assert "delete" not in str(raised.value)
+
+
+def test_a_stated_count_is_not_believed_beyond_the_files(tmp_path):
+    """No memory is asked for a million million images: the files cannot hold them."""
+    store(tmp_path, "lying", {"train": part(4, 1), "test": part(3, 2)})
+
+    def lie(content):
+        content["splits"][0]["shardLengths"] = ["1000000000000"]
+
+    rewritten(tmp_path, "lying", lie, "dataset_info.json")
+    with pytest.raises(InputError, match="cannot be read .* contained only 4 elements"):
+        load_images("lying", tmp_path)
 
 
 def test_damaged_data_set_is_one_sentence(tmp_path):

@@ -167,26 +167,108 @@ def test_damaged_data_sets_are_read_as_they_are_or_refused(whole, tmp_path):
     check()
 
 
-def test_features_of_other_packages_are_not_imported(whole, tmp_path):
+EVIL = "darts_tf_payload.Features"
+
+
+def _top(features, record):
+    features["pythonClassName"] = EVIL
+
+
+def _snake_case(features, record):
+    del features["pythonClassName"]
+    features["python_class_name"] = EVIL
+
+
+def _older_key(features, record):
+    features["type"], features["content"] = EVIL, {}
+
+
+def _label(features, record):
+    features["featuresDict"]["features"]["label"]["pythonClassName"] = EVIL
+
+
+def _older_label(features, record):
+    features["featuresDict"]["features"]["label"] = {"type": EVIL, "content": {}}
+
+
+def _unused_feature(features, record):
+    features["featuresDict"]["features"]["more"] = {"python_class_name": EVIL, "text": {}}
+
+
+def _text_in_text(features, record):
+    inner = json.dumps({"features": {"x": {"pythonClassName": EVIL, "text": {}}}})
+    content = {"type": features["pythonClassName"], "content": inner}
+    features["featuresDict"]["features"]["label"] = {
+        **content,
+        "proto_cls": "tensorflow_datasets.FeaturesDict",
+    }
+
+
+def _json_feature(features, record):
+    inner = {"x": {"type": EVIL, "content": {}}}
+    features["featuresDict"]["features"]["label"] = {
+        "pythonClassName": features["pythonClassName"],
+        "jsonFeature": {"json": json.dumps(inner)},
+    }
+
+
+def _in_the_record(features, record):
+    record["features"] = {"pythonClassName": EVIL, "text": {}}
+
+
+def _module_of_the_builder(features, record):
+    record["moduleName"] = EVIL
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (_top, False),
+        (_snake_case, False),
+        (_older_key, False),
+        (_label, False),
+        (_older_label, False),
+        (_text_in_text, False),
+        (_json_feature, False),
+        (_unused_feature, True),
+        (_in_the_record, True),
+        (_module_of_the_builder, True),
+    ],
+)
+def test_nothing_that_a_data_set_names_is_imported(whole, tmp_path, monkeypatch, change, read):
+    folder, files = whole
+    target = tmp_path / "small" / folder.name
+    target.mkdir(parents=True)
+    features, record = (json.loads(files[f"{x}.json"]) for x in ("features", "dataset_info"))
+    change(features, record)
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    (target / "features.json").write_text(json.dumps(features))
+    (target / "dataset_info.json").write_text(json.dumps(record))
+    (tmp_path / "darts_tf_payload.py").write_text("import os\nos.mkdir('made')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("darts_tf_payload", None)  # of a case that failed
+    if read:
+        assert len(load_images("small", tmp_path).train_images) == 6
+    else:
+        with pytest.raises(InputError):
+            load_images("small", tmp_path)
+    assert "darts_tf_payload" not in sys.modules and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("field", ["filepathTemplate", "name"])
+def test_files_outside_the_folder_of_a_data_set_are_not_read(whole, tmp_path, field):
     folder, files = whole
     target = tmp_path / "small" / folder.name
     target.mkdir(parents=True)
     for name, content in files.items():
         (target / name).write_bytes(content)
-    features = json.loads(files["features.json"])
-    features["pythonClassName"] = "darts_tf_payload.Features"
-    (target / "features.json").write_text(json.dumps(features))
-    (tmp_path / "darts_tf_payload.py").write_text("import os\nos.mkdir('made')\n")
-    path, before = list(sys.path), os.getcwd()
-    try:
-        os.chdir(tmp_path)
-        sys.path.insert(0, str(tmp_path))
-        with pytest.raises(InputError, match="class 'darts_tf_payload.Features', which is not imp"):
-            load_images("small", tmp_path)
-    finally:
-        sys.path[:] = path
-        os.chdir(before)
-    assert "darts_tf_payload" not in sys.modules and not (tmp_path / "made").exists()
+    record = json.loads(files["dataset_info.json"])
+    record["splits"][0][field] = f"../{folder.name}/train"
+    (target / "dataset_info.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="its record names files outside its folder: '../"):
+        load_images("small", tmp_path)
 
 
 @repeatable(400)

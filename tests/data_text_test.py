@@ -125,3 +125,22 @@ def test_penn_treebank_has_the_published_counts():
     corpus = load_corpus(DATA / "ptb")
     assert [len(p) for p in (corpus.train, corpus.valid, corpus.test)] == [929_589, 73_760, 82_430]
     assert len(corpus.vocabulary) == 10_000
+
+
+def test_a_folder_without_the_files_says_what_it_holds(tmp_path):
+    for name in ("train.txt", "ptb.valid.txt"):
+        (tmp_path / name).write_text("a b\n")
+    with pytest.raises(InputError, match="no valid.txt and no test.txt.*found: ptb.valid.txt, tra"):
+        load_corpus(tmp_path)
+
+
+def test_a_text_that_does_not_fit_in_memory_is_not_read(tmp_path, monkeypatch):
+    import types
+
+    import psutil
+
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b\n")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=200))
+    with pytest.raises(InputError, match="The text in .* would take .* Take a shorter text"):
+        load_corpus(tmp_path)

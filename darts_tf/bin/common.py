@@ -111,7 +111,7 @@ def run(
             raise
         _print_error(
             "Out of memory. Take a smaller --batch_size, or fewer channels or layers; a search of "
-            f"images needs less with --recompute. {str(error)[:200]}"
+            f"images needs less with --recompute, image data less with --limit. {str(error)[:200]}"
         )
         return USAGE_ERROR
     finally:

@@ -158,8 +158,8 @@ def augmentation_of(settings: TrainSettings, image_data, prefix: str = ""):
     return dataclasses.replace(augmentation, cutout=length, fill=mean)
 
 
-def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Streams:
-    """ImageNet, read from disk; its validation part is what the field tests on."""
+def streams_of_imagenet(settings: TrainSettings, name: str, data_dir: str | None) -> Streams:
+    """ImageNet or a part of it, read from disk; its validation part is what the field tests on."""
     from darts_tf import data
 
     if settings.cutout:
@@ -169,7 +169,7 @@ def streams_of_imagenet(settings: TrainSettings, data_dir: str | None) -> Stream
             "--class_weight=balanced counts the labels in memory, but ImageNet is read from disk: "
             "leave it out. Its classes have about the same number of images."
         )
-    streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed)
+    streams = data.imagenet_streams(data_dir, settings.batch_size, seed=settings.seed, name=name)
     preprocessing = data.published_normalization("imagenet2012")
     return Streams(
         streams.train, streams.validation, (224, 224, 3), streams.class_names, preprocessing
@@ -202,7 +202,7 @@ def train(
     Args:
         settings: How.
         genotype: The cells.
-        dataset: Name of the data set; "imagenet2012" selects ImageNet's stem.
+        dataset: Name of the data set; ImageNet and its parts select ImageNet's stem.
         streams: The data.
         folder: The work folder, which exists.
         computation: How the network is computed.
@@ -211,6 +211,7 @@ def train(
     import keras
 
     import darts_tf
+    from darts_tf.data.sources import is_imagenet
     from darts_tf.losses import label_smoothed_cross_entropy
     from darts_tf.report import plots
     from darts_tf.training import loop
@@ -228,7 +229,7 @@ def train(
             num_cells=settings.layers,
             auxiliary=settings.auxiliary,
             image_shape=streams.image_shape,
-            stem="imagenet" if dataset.startswith("imagenet2012") else "cifar",
+            stem="imagenet" if is_imagenet(dataset) else "cifar",
             seed=settings.seed,
             preprocessing=streams.preprocessing,
         )
@@ -320,12 +321,14 @@ def main(values: flags.FlagValues) -> int:
 
     devices.configure_devices(values)
     computation = devices.computation_of(values)
-    if values.dataset.startswith("imagenet2012"):
+    from darts_tf.data.sources import is_imagenet  # loads TensorFlow: after the flags are checked
+
+    if is_imagenet(values.dataset):
         if values.limit is not None:
             raise InputError("--limit does not apply to ImageNet, which is read from disk.")
         if values.split != values["split"].default:
             raise InputError("--split does not apply to ImageNet, of which nothing is left out.")
-        streams = streams_of_imagenet(settings, values.data_dir)
+        streams = streams_of_imagenet(settings, values.dataset, values.data_dir)
         of_data = fingerprint.of_prepared(values.dataset, values.data_dir)
     else:
         image_data = images.load(values)

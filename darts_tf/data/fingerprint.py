@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.data.prepared import image_and_label, open_prepared
+from darts_tf.data.prepared import open_prepared
 from darts_tf.data.sources import ImageData
 from darts_tf.data.text import Corpus
 
@@ -78,8 +78,7 @@ def of_prepared(name: str, data_dir: str | os.PathLike | None = None) -> Fingerp
     Raises:
         InputError: See `open_prepared`, or it is not image classification.
     """
-    builder = open_prepared(name, data_dir)
-    label_key = image_and_label(builder)[1]
+    builder, (_, label_key) = open_prepared(name, data_dir)
     names = builder.info.features[label_key].names
     found: Fingerprint = {"data set": {"class names": _digest_of_texts(names)}}
     for split in ("train", "validation"):

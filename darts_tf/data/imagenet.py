@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from darts_tf.data.augmentation import example_seeds
-from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
+from darts_tf.data.prepared import open_prepared, unreadable
 from darts_tf.data.splitting import warn_if_by_class
 from darts_tf.data.streams import check_batch_size, check_start
 from darts_tf.errors import InputError
@@ -152,8 +152,7 @@ def imagenet_streams(
     """
     import tensorflow_datasets as tfds
 
-    builder = open_prepared(name, data_dir)
-    image_key, label_key = image_and_label(builder)
+    builder, (image_key, label_key) = open_prepared(name, data_dir)
     missing = {"train", "validation"} - set(builder.info.splits)
     if missing or builder.info.features[image_key].shape[-1] != 3:
         raise InputError(

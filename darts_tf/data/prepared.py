@@ -18,7 +18,13 @@ from darts_tf.errors import InputError
 _RECORD = "dataset_info.json"
 _FEATURES = "features.json"
 _NAME = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*(:[\w.]+)?", re.ASCII)
-_OWN_FEATURES = "tensorflow_datasets."
+_DICTIONARY = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+# The only classes of features that are made, with their fields in tensorflow-datasets' message.
+_KINDS = {
+    "tensorflow_datasets.core.features.image_feature.Image": "image",
+    "tensorflow_datasets.core.features.class_label_feature.ClassLabel": "classLabel",
+}
+_MOST_LISTED = 20
 _LARGEST_RECORD = 16 * 2**20
 
 
@@ -28,7 +34,11 @@ def default_folder() -> str:
 
 
 def open_prepared(name: str, data_dir: str | os.PathLike | None = None):
-    """Opens a prepared data set without loading any of it.
+    """Opens a prepared image classification data set without loading any of its images.
+
+    Nothing that the folder names is imported: tensorflow-datasets would import whatever module
+    features.json or dataset_info.json give for a feature, so that both are read here, and only the
+    image and the label are passed on to it.
 
     Args:
         name: `name`, `name:version`, `name/configuration` or `name/configuration:version`, as in
@@ -37,42 +47,108 @@ def open_prepared(name: str, data_dir: str | os.PathLike | None = None):
             None for its default.
 
     Returns:
-        A `tfds.core.DatasetBuilder`.
+        A `tfds.core.DatasetBuilder` with these two features, and their names: (image, label).
 
     Raises:
-        InputError: Unknown name, absent or unreadable data, or several configurations to choose
-            from.
+        InputError: Unknown name, absent or unreadable data, several configurations to choose
+            from, or features that are not an image and a class label.
     """
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
 
     folder = _version_folder(name, data_dir)
     try:
-        _check_features(os.path.join(folder, _FEATURES))
-        return tfds.builder_from_directory(folder)
+        record = _read_record(folder)
+        features = _read_features(folder)
+        keys = tuple(item.feature_key for item in record.supervised_keys.tuple.items)
+        keys = keys or ("image", "label")
+        if [features[key][0] if key in features else None for key in keys] != [*_KINDS]:
+            raise _not_classification(name, folder, keys, features)
+        record.features.python_class_name = _DICTIONARY
+        for key in keys:
+            record.features.features_dict.features[key].CopyFrom(features[key][1])
+        _read_small(os.path.join(folder, f"{keys[1]}.labels.txt"), optional=True)
+        return read_only_builder.ReadOnlyBuilder(folder, info_proto=record), keys
+    except InputError:
+        raise
     except Exception as error:  # Whatever a damaged folder provokes, the mending is the same.
         raise unreadable(name, folder, error) from error
 
 
-def _check_features(path: str) -> None:
-    """Refuses features of other packages: tensorflow-datasets imports what the file names.
-
-    Raises:
-        ValueError: It names one, is too large, or no JSON.
-    """
+def _read_small(path: str, optional: bool = False) -> str:
+    if optional and not tf.io.gfile.exists(path):
+        return ""
     with tf.io.gfile.GFile(path) as file:
         text = file.read(_LARGEST_RECORD + 1)
     if len(text) > _LARGEST_RECORD:
         raise ValueError(f"{path} is larger than {_LARGEST_RECORD} bytes")
-    left = [json.loads(text)]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            name = value.get("pythonClassName")
-            if name is not None and not str(name).startswith(_OWN_FEATURES):
-                raise ValueError(f"its features are of the class {name!r}, which is not imported")
-            left += value.values()
-        elif isinstance(value, list):
-            left += value
+    return text
+
+
+def _read_record(folder: str):
+    """dataset_info.json as tensorflow-datasets' message.
+
+    Raises:
+        ValueError: It is too large, no such record, or its files would lie outside the folder.
+    """
+    from google.protobuf import json_format
+    from tensorflow_datasets.core.proto import dataset_info_pb2
+
+    record = json_format.Parse(
+        _read_small(os.path.join(folder, _RECORD)), dataset_info_pb2.DatasetInfo()
+    )
+    names = [record.name, record.file_format]
+    for split in record.splits:
+        names += [split.name, split.filepath_template]
+    for name in names:
+        if "/" in name or "\\" in name:
+            raise ValueError(f"its record names files outside its folder: {name[:100]!r}")
+    record.ClearField("features")
+    record.ClearField("module_name")
+    return record
+
+
+def _read_features(folder: str) -> dict:
+    """The class of each feature, and for an image and a class label its description.
+
+    Raises:
+        ValueError: features.json is too large, no JSON, or not of that form.
+    """
+    value = json.loads(_read_small(os.path.join(folder, _FEATURES)))
+    name, content = _class_and_content(value, "featuresDict")
+    if name != _DICTIONARY:
+        raise ValueError(f"its features are of the class {name!r}, which is not imported")
+    if "type" not in value or "proto_cls" in value:
+        content = content["features"]
+    return {key: _feature(feature) for key, feature in content.items()}
+
+
+def _class_and_content(value: dict, field: str) -> tuple[str, dict]:
+    """Of a feature in the present form, or in that before version 4.5 of tensorflow-datasets."""
+    if "type" in value:
+        content = value["content"]
+        return value["type"], json.loads(content) if isinstance(content, str) else content
+    return value.get("pythonClassName"), value.get(field, {})
+
+
+def _feature(value: dict) -> tuple:
+    from google.protobuf import json_format
+    from tensorflow_datasets.core.proto import feature_pb2
+
+    name, _ = _class_and_content(value, "")
+    if name not in _KINDS:
+        return str(name), None
+    field = _KINDS[name]
+    _, content = _class_and_content(value, field)
+    if "type" in value and "proto_cls" not in value:
+        content = dict(content)
+        if "shape" in content:
+            sizes = [-1 if size is None else size for size in content["shape"]]
+            content["shape"] = {"dimensions": sizes}
+    feature = feature_pb2.Feature(python_class_name=name)
+    message = feature.image if field == "image" else feature.class_label
+    json_format.ParseDict(content, message, ignore_unknown_fields=True)
+    message.SetInParent()
+    return name, feature
 
 
 def unreadable(name: str, folder: object, error: Exception) -> InputError:
@@ -84,29 +160,20 @@ def unreadable(name: str, folder: object, error: Exception) -> InputError:
     )
 
 
-def image_and_label(builder) -> tuple[str, str]:
-    """The names of the image and label features of an image classification data set.
+def _not_classification(name: str, folder: str, keys: tuple, features: dict) -> InputError:
+    """Says which feature has which type, and what is expected."""
 
-    Args:
-        builder: What `open_prepared` returns.
+    def kind(key):
+        return features[key][0].rpartition(".")[2] if key in features else "not there"
 
-    Raises:
-        InputError: The data set has no such features.
-    """
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
-    names = builder.info.supervised_keys or ("image", "label")
-    kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    found = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    if len(names) != 2 or not all(
-        isinstance(found.get(name), kind) for name, kind in zip(names, kinds, strict=True)
-    ):
-        raise InputError(
-            f"Data set {builder.name!r} is not image classification: expected an image and a class "
-            f"label, found the features {', '.join(sorted(found))[:300] or features}."
-        )
-    return names[0], names[1]
+    found = ", ".join(f"{key!r} is {kind(key)}" for key in keys)
+    others = ", ".join(f"{key!r}: {kind(key)}" for key in sorted(features) if key not in keys)
+    return InputError(
+        f"Data set {name!r} in {folder} is not image classification: expected an Image and a "
+        f"ClassLabel (whole numbers that count the classes from 0), found that {found[:300]}"
+        f"{f'; other features: {others[:300]}' if others else ''}. Prepare it with "
+        "tfds.features.Image and tfds.features.ClassLabel."
+    )
 
 
 def _version_folder(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -149,6 +216,19 @@ def _version_order(folder: str) -> tuple:
     return tuple(int(part) if part.isdigit() else -1 for part in parts)
 
 
+def _listing(root: str) -> list[str]:
+    """The data sets that are prepared in a folder, with their configurations."""
+    found = _prepared(root, "*/*") + _prepared(root, "*/*/*")
+    return sorted({os.path.relpath(os.path.dirname(folder), root) for folder in found})
+
+
+def _shown(root: str, names: list[str]) -> str:
+    if not names:
+        return "nothing is prepared there" if tf.io.gfile.isdir(root) else "there is no such folder"
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _absent(path: str, version: str, given: str, root: str) -> InputError:
     """Unknown name, version not there, or nothing there: one sentence each."""
     import tensorflow_datasets as tfds
@@ -161,16 +241,16 @@ def _absent(path: str, version: str, given: str, root: str) -> InputError:
             f"Data set {path!r} has no version {version} in {given}; prepared there: "
             f"{', '.join(sorted(others))}."
         )
+    there = _listing(root)
     if base not in known:
-        near = difflib.get_close_matches(base, ["digits", *known], n=4)
+        near = difflib.get_close_matches(path, [*there, "digits", *known], n=4)
         suggestion = f"; near matches: {', '.join(near)}" if near else ""
         return InputError(
-            f"Unknown data set {base!r}. Known: digits (built in) and the image classification "
-            f"data sets of tensorflow-datasets, such as cifar10{suggestion}."
+            f"Unknown data set {path!r}. Known: digits (built in), the image classification data "
+            f"sets of tensorflow-datasets, such as cifar10, and what is prepared in {given}: "
+            f"{_shown(root, there)}{suggestion}."
         )
-    where = f"in {given}"
-    if not tf.io.gfile.isdir(root):
-        where += " (there is no such folder)"
+    where = f"in {given} ({'prepared there: ' if there else ''}{_shown(root, there)})"
     argument = "" if given == default_folder() else f", data_dir={given!r}"
     full_name = f"{path}:{version}" if version else path
     # Not the program `tfds build`: it needs apache_beam, which tensorflow-datasets does not

@@ -5,6 +5,7 @@ CIFAR-10, CIFAR-100 and data sets like them fit in memory as uint8; ImageNet doe
 """
 
 import dataclasses
+import math
 import os
 from typing import Literal
 
@@ -14,15 +15,20 @@ import tensorflow as tf
 
 from darts_tf.data import splitting
 from darts_tf.data.normalization import normalization, published_normalization
-from darts_tf.data.prepared import image_and_label, open_prepared, unreadable
+from darts_tf.data.prepared import open_prepared, unreadable
 from darts_tf.data.splitting import Arrays
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.reading import check_memory
 
 # A constant and not the run's seed: the accuracy of two runs is only comparable on the same test
 # images.
 _DIGITS_SPLIT_SEED = 20190506
 # Images read at a time, a compromise between calls and memory.
 _READ_BATCH = 500
+_READ_BYTES = 2**26
+# Bytes of length and checksums around a record of TFRecord: no file holds more than size / 16.
+_RECORD_BYTES = 16
+_FEWER = "Take fewer images with limit (--limit), prepare them smaller, or free memory."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,6 +117,19 @@ def search_split(
     return (images[:count], labels[:count]), (images[count:], labels[count:])
 
 
+def _normalization(name: str, images: np.ndarray) -> keras.layers.Normalization:
+    """The published one of a data set of that very name (any version), or that of the images."""
+    published = published_normalization(name.split(":")[0])
+    if published is not None and len(published.input_mean) == images.shape[-1]:
+        return published
+    return normalization(images)
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a name is that of ImageNet (2012) or a part of it, which is streamed from disk."""
+    return name.startswith("imagenet2012")
+
+
 def load_images(
     name: str,
     data_dir: str | os.PathLike | None = None,
@@ -146,25 +165,27 @@ def load_images(
         raise unknown_name("split", split, splitting.SPLITS)
     if name == "digits":
         return _digits(limit, split)
-    base = name.split(":")[0].split("/")[0]
-    if base == "imagenet2012":
+    if is_imagenet(name):
         raise InputError(
-            "Data set 'imagenet2012' does not fit in memory: stream it with imagenet_streams "
-            "instead."
+            f"Data set {name!r} does not fit in memory: stream it with imagenet_streams instead."
         )
-    builder = open_prepared(name, data_dir)
-    keys = image_and_label(builder)
+    builder, keys = open_prepared(name, data_dir)
     splits = builder.info.splits
     if "train" not in splits or not {"test", "validation"} & set(splits):
         raise InputError(
             f"Data set {name!r} needs a split 'train' and a split 'test' or 'validation'; it has: "
             f"{', '.join(sorted(splits)) or 'none'}."
         )
+    test_split = "test" if "test" in splits else "validation"
+    shape = builder.info.features[keys[0]].shape
+    if None not in shape:
+        used = {"train", "validation", "test"} & set(splits)
+        counts = [_count(builder, part, limit if part == "train" else None) for part in used]
+        _check_memory(name, sum(counts), shape)
     train = _read(builder, name, keys, "train", limit, split)
     class_names = tuple(builder.info.features[keys[1]].names)
     splitting.warn_of_absent(name, train[1], class_names)
     own_validation = (None, None)
-    test_split = "test" if "test" in splits else "validation"
     if {"test", "validation"} <= set(splits):
         own_validation = _read(builder, name, keys, "validation")
     test = _read(builder, name, keys, test_split)
@@ -177,7 +198,7 @@ def load_images(
         *own_validation,
         *test,
         class_names=class_names,
-        normalization=published_normalization(base) or normalization(train[0]),
+        normalization=_normalization(name, train[0]),
         split=split,
     )
 
@@ -227,7 +248,7 @@ def _read(
     """The examples of a split in stored order: all, or `limit` of them, `drawn` as `SPLITS` say."""
     import tensorflow_datasets as tfds
 
-    count = builder.info.splits[split].num_examples
+    count = _count(builder, split, None)
     whole = limit is None or limit >= count
     count = count if whole else limit
     image_key, label_key = keys
@@ -246,9 +267,11 @@ def _read(
             dataset = _sampled(dataset, builder.info.features[image_key], keys, limit)
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         # Images whose sizes are not declared may still turn out to have one size: one by one.
-        dataset = dataset.batch(1 if None in declared else _READ_BATCH)
+        largest = 1 if None in declared else _READ_BYTES // max(math.prod(declared), 1)
+        dataset = dataset.batch(min(max(largest, 1), _READ_BATCH))
         for batch, batch_labels in dataset.as_numpy_iterator():
             if images is None:
+                _check_memory(name, count, batch.shape[1:])
                 images = np.empty((count, *batch.shape[1:]), batch.dtype)
                 labels = np.empty(count, np.int32)
             if batch.shape[1:] != images.shape[1:]:
@@ -258,7 +281,11 @@ def _read(
             done += len(batch)
     except InputError:
         raise
-    except Exception as error:  # Also what does not fit into the memory that a record asks for.
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise InputError(
+            f"Data set {name!r} does not fit in memory, into which it is read whole. {_FEWER}"
+        ) from error
+    except Exception as error:
         raise unreadable(name, builder.data_dir, error) from error
     if not done:
         raise InputError(f"Split {split!r} of data set {name!r} must hold images; found no images.")
@@ -289,6 +316,25 @@ def _sampled(
     return dataset.map(
         lambda number, example: {**example, image_key: feature.decode_example(example[image_key])},
         num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _count(builder, split: str, limit: int | None) -> int:
+    """The examples to be read: no more than declared, asked for, or than the files can hold."""
+    info = builder.info.splits[split]
+    stored = 0
+    for path in info.filepaths:
+        # Reading tells of a file that is missing, and names it.
+        stored += tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else 0
+    count = min(info.num_examples, stored // _RECORD_BYTES)
+    return count if limit is None else min(limit, count)
+
+
+def _check_memory(name: str, count: int, shape: tuple[int, ...]) -> None:
+    check_memory(
+        count * math.prod(shape),
+        f"Data set {name!r}: {count:,} images of {'x'.join(map(str, shape))}",
+        _FEWER,
     )
 
 

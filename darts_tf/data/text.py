@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from darts_tf.errors import InputError, unknown_name
-from darts_tf.reading import read_bytes
+from darts_tf.reading import check_memory, read_bytes
 
 END, UNKNOWN = "<eos>", "<unk>"
 """The word at the end of a line, and the one that stands for all unknown ones."""
@@ -22,10 +22,16 @@ VOCABULARIES = ("all", "train")
 BUILT_IN = "python_topics"
 
 LARGEST_TEXT = 2**30
-"""Bytes of a file: a text of that size takes some 20 times as much memory while it is read."""
+"""Bytes of a file."""
+
+_MEMORY = 20
+"""Bytes of memory that a byte of text takes while it is read, about."""
 
 LONGEST_WORD = 1000
 """Characters; what has no white space for longer is not a text by words."""
+
+
+_MOST_LISTED = 20
 
 
 class Vocabulary:
@@ -133,10 +139,14 @@ def load_corpus(
         )
     missing = [f"{part}.txt" for part in PARTS if not (folder / f"{part}.txt").is_file()]
     if missing:
+        there = sorted(path.name for path in folder.iterdir())
+        found = ", ".join(there[:_MOST_LISTED]) + (" ..." if len(there) > _MOST_LISTED else "")
         raise InputError(
             f"The folder {folder} has no {' and no '.join(missing)}. A corpus consists of "
-            "train.txt, valid.txt and test.txt."
+            f"train.txt, valid.txt and test.txt; found: {found or 'nothing'}."
         )
+    size = sum((folder / f"{part}.txt").stat().st_size for part in PARTS)
+    check_memory(_MEMORY * size, f"The text in {folder}", "Take a shorter text, or free memory.")
     return corpus_of(
         folder.name, *(read_words(folder / f"{p}.txt") for p in PARTS), vocabulary, min_count
     )
