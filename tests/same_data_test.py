@@ -34,7 +34,8 @@ def image_set(**changes):
             (f"{part}_labels", LABELS.astype(np.int32)),
         )
     }
-    settings = {"name": "mine", "class_names": ("cat", "dog", "owl"), "statistics": None, **parts}
+    names = {"name": "mine", "class_names": ("cat", "dog", "owl")}
+    settings = {**names, "normalization": None, **parts}
     return ImageData(**(settings | changes))
 
 
@@ -55,7 +56,7 @@ def one_pixel():
     ("changes", "words"),
     [
         ({}, []),
-        ({"name": "other", "statistics": 3}, []),  # the flags have the name
+        ({"name": "other", "normalization": 3}, []),  # the flags have the name
         (
             {"train_images": pictures(13), "train_labels": np.zeros(13, np.int32)},
             ["13 images in the training part, was 12"],
