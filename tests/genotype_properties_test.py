@@ -169,7 +169,7 @@ def test_a_damaged_text_file_is_read_as_it_says_or_refused(content, tmp_path):
 def test_a_damaged_name_is_not_taken_for_another(name, kind):
     name = os.fsdecode(name)
     try:
-        found = genotype.resolve(name, kind)
+        found = genotype.load_genotype(name, kind)
     except InputError as error:
         assert "genotype" in str(error) and len(str(error)) < 1500
     else:

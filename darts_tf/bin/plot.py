@@ -47,7 +47,7 @@ def main(values: flags.FlagValues) -> int:
             raise InputError("--title goes with --genotype. Received: --alphas and --title.")
         plots.plot_alphas(genotype.load_alphas(values.alphas), values.output)
     else:
-        found = genotype.resolve(values.genotype, values.kind)
+        found = genotype.load_genotype(values.genotype, values.kind)
         plots.plot_genotype(found, values.output, values.title)
     print(f"picture     {values.output}")
     return common.DONE

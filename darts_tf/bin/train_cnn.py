@@ -315,7 +315,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(TrainSettings, values)
-    genotype = genotypes.resolve(values.genotype, "cnn")
+    genotype = genotypes.load_genotype(values.genotype, "cnn")
     work_folder.check(values)
     from darts_tf.data import fingerprint
 

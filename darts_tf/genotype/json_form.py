@@ -65,7 +65,11 @@ def read_json(text: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
             exceeds the fields of its kind.
     """
     check_length(text)
-    document = parse_json(text, "the genotype")
+    return read_document(parse_json(text, "the genotype"))
+
+
+def read_document(document: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Reads the parsed JSON of `write_json`; see `read_json`."""
     if not isinstance(document, dict):
         raise InputError(f"A genotype is a JSON object. Received: {show(document)}.")
     if document.get("format") != FORMAT:
@@ -87,6 +91,30 @@ def read_json(text: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         raise InputError(f"provenance must be a JSON object. Received: {show(provenance)}.")
     _check_keys(document, kind)
     return kind, {name: document[name] for name in FIELDS[kind]}, provenance
+
+
+def is_plain(document: Any) -> bool:
+    """Whether a parsed value gives the cells of a genotype by name, as other tools write them."""
+    return isinstance(document, Mapping) and (
+        {"normal", "reduce"} <= document.keys() or "recurrent" in document
+    )
+
+
+def plain_fields(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Kind and fields of a genotype that other tools wrote; what else stands there is left out.
+
+    A concat list may be missing.
+
+    Raises:
+        InputError: There are no cells.
+    """
+    if not is_plain(document):
+        raise InputError(
+            "A genotype has the fields normal and reduce, or recurrent. Received: "
+            f"{', '.join(map(str, document))[:200] or 'none'}."
+        )
+    kind = "cnn" if "normal" in document else "rnn"
+    return kind, {name: document[name] for name in FIELDS[kind] if name in document}
 
 
 def check_length(text: str) -> None:
