@@ -15,7 +15,7 @@ from darts_tf.errors import InputError
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     flags.DEFINE_string(
-        "genotype", None, "Name of a published genotype, or a genotype file.", flag_values=values
+        "genotype", None, "A published genotype, a file or its text.", flag_values=values
     )
     flags.DEFINE_string("alphas", None, "The alphas.npz that a search writes.", flag_values=values)
     flags.DEFINE_enum(

@@ -302,7 +302,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "genotype",
         "DARTS_V2",
-        f"A published genotype ({', '.join(genotypes.zoo.names('cnn'))}), or a file.",
+        f"A published genotype ({', '.join(genotypes.zoo.names('cnn'))}), a file or its text.",
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
