@@ -144,6 +144,7 @@ TEXTS = (
     "a\u2028b", "\u00a0", "x" * 5000, "'", '"', "$(id)", "%s%n", "{0}", "a,b", ",", "first",
     "second_fd", "second_exact", "saved_model,tflite", "x.svg", "x.dot", "x.png", "tests:none",
     "json:dumps", "[", "s3://bucket", "1,2", "0.1,nan", "0,1e400", "-1",
+    "Genotype(recurrent=[('tanh', 0)], concat=[1])", "{'normal': 1}", "Genotype(", "a#b",
 )  # fmt: skip
 
 
