@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.reading import check_memory, read_bytes
 
 END, UNKNOWN = "<eos>", "<unk>"
@@ -189,8 +189,7 @@ def corpus_of(
     """A corpus of words; the arguments are those of `load_corpus`."""
     if vocabulary not in VOCABULARIES:
         raise unknown_name("vocabulary", vocabulary, VOCABULARIES)
-    if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
-        raise InputError(f"min_count must be a whole number of 1 or more. Received: {min_count!r}.")
+    min_count = whole_number("min_count", min_count)
     counts = collections.Counter(train)
     sources = (train, valid, test) if vocabulary == "all" else (train,)
     # A dict keeps the order of first appearance. Words that train lacks have no count to judge by.

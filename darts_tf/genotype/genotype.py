@@ -1,11 +1,10 @@
 """What an architecture is: plain data, checked once when it is made."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 from darts_tf.genotype.finding import Found, find
 from darts_tf.genotype.json_form import FIELDS, read_json, write_json
 from darts_tf.genotype.primitives import RNN_PRIMITIVES
@@ -206,9 +205,9 @@ def _named(found: Sequence[Found], which: str | int) -> Sequence[Found]:
     if named:
         return named
     try:
-        index = int(str(which) if isinstance(which, str | bool) else operator.index(which))
+        index = int(which) if isinstance(which, str) else whole_number("which", which, -len(found))
         return [found[index]]
-    except (TypeError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise InputError(
             f"The text holds no genotype {show(which)}. It holds, by index: {_listed(found)}."
         ) from error

@@ -24,7 +24,8 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
     Args:
         kind: A key of `FIELDS`.
         fields: The fields of that kind; cells are lists of nodes.
-        provenance: Any JSON object that says how the genotype was found; None is an empty one.
+        provenance: Any JSON object that says how the genotype was found, numbers of NumPy included;
+            None is an empty one.
 
     Raises:
         InputError: `provenance` is not a JSON object.
@@ -35,7 +36,9 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
             f"Received: {type(provenance).__name__}."
         )
     try:
-        origin = json.dumps(dict(provenance or {}), indent=2, sort_keys=True, allow_nan=False)
+        origin = json.dumps(
+            dict(provenance or {}), indent=2, sort_keys=True, allow_nan=False, default=_plain
+        )
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "provenance must hold JSON values only: text, finite numbers, true, false, null, lists "
@@ -48,6 +51,13 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
     entries["provenance"] = origin.replace("\n", "\n  ")
     lines = ",\n".join(f'  "{name}": {value}' for name, value in entries.items())
     return "{\n" + lines + "\n}\n"
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is none of these")
 
 
 def _one_line_per_node(value: Any) -> str:
