@@ -6,11 +6,9 @@ import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from darts_tf.data.text import Vocabulary, builtin_corpus, corpus_of, load_corpus, read_words
 from darts_tf.errors import InputError
-from darts_tf.report.export_text import _marked
 
 DATA = pathlib.Path(
     os.environ.get(
@@ -212,15 +210,3 @@ def test_bad_bytes_are_in_the_line_that_readers_of_files_count(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="line 4 holds the byte 0x"):
             read_words(path)
-
-
-def test_an_export_parts_and_marks_a_text_as_the_corpus_does(tmp_path):
-    blanks = [chr(c) for c in range(0x110000) if chr(c).isspace()]
-    text = (
-        "".join(f"a{blank}b" for blank in blanks) + "\r\n\r c <eos>\n<eos> \nd<eos>\n<eos>\n\n e\n"
-    )
-    path = tmp_path / "a.txt"
-    path.write_text(text, encoding="utf-8", newline="")
-    found = tf.strings.split(_marked(tf.constant([text, "f", "g <eos>"]), "<eos>")).to_list()
-    assert [word.decode() for word in found[0]] == read_words(path)
-    assert found[1:] == [[b"f"], [b"g", b"<eos>"]]

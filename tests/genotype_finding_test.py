@@ -6,9 +6,16 @@ import re
 import numpy as np
 import pytest
 
-import darts_tf
 from darts_tf.errors import InputError
-from darts_tf.genotype import Genotype, RecurrentGenotype, load, parse_text, zoo
+from darts_tf.genotype import (
+    Genotype,
+    RecurrentGenotype,
+    load,
+    load_genotype,
+    load_provenance,
+    parse_text,
+    zoo,
+)
 
 PAIRS = [("sep_conv_3x3", 0), ("skip_connect", 1), ("max_pool_3x3", 2), ("dil_conv_5x5", 0)]
 WANTED = Genotype(PAIRS, [2, 3], PAIRS, [2, 3])
@@ -50,9 +57,9 @@ SURROUNDINGS = {
 def test_what_stands_around_a_genotype_is_passed_over(text, tmp_path):
     assert parse_text(text) == WANTED
     (tmp_path / "file").write_text(text)
-    assert load(tmp_path / "file") == WANTED == darts_tf.load_genotype(tmp_path / "file")
+    assert load(tmp_path / "file") == WANTED == load_genotype(tmp_path / "file")
     if "(" in text:
-        assert darts_tf.load_genotype(text, "cnn") == WANTED
+        assert load_genotype(text, "cnn") == WANTED
 
 
 NORMAL = str(PAIRS)
@@ -92,7 +99,7 @@ def test_plain_fields_of_other_tools_are_read_from_json(document, tmp_path):
     path = tmp_path / "genotype.json"
     path.write_text(json.dumps(document))
     assert load(path) == WANTED
-    assert darts_tf.genotype.load_provenance(path) == {}
+    assert load_provenance(path) == {}
 
 
 def test_a_recurrent_cell_needs_no_concat_list_where_all_nodes_are_joined():
@@ -109,19 +116,19 @@ def test_of_several_genotypes_a_name_or_an_index_chooses(tmp_path):
     path = tmp_path / "genotypes.py"
     path.write_text(BOTH)
     words = r"genotypes.py: The text holds 2 .* 0 is MINE in line 2, 1 is THEIRS in line 4\."
-    for call in (load, darts_tf.load_genotype):
+    for call in (load, load_genotype):
         with pytest.raises(InputError, match=words):
             call(path)
         for which in ("MINE", 0, -2, np.int64(0)):
             assert call(path, which=which) == WANTED
         assert call(path, which="THEIRS") == call(path, which=-1) == OTHER
     for mark, wanted in (("MINE", WANTED), ("1", OTHER), ("-1", OTHER)):
-        assert darts_tf.load_genotype(f"{path}#{mark}", "cnn") == wanted
+        assert load_genotype(f"{path}#{mark}", "cnn") == wanted
     for which in ("DARTS", 2, -3, None, 0.0, True):
         with pytest.raises(InputError, match="holds .*genotype.*0 is MINE in line 2, 1 is THEIRS"):
             load(path, which)
     (tmp_path / "a#b").write_text(TEXT)
-    assert darts_tf.load_genotype(tmp_path / "a#b") == WANTED
+    assert load_genotype(tmp_path / "a#b") == WANTED
 
 
 def test_several_in_json_are_named_by_their_keys():

@@ -1,6 +1,7 @@
 """Reading models that were saved as `.keras` files."""
 
 import os
+import zipfile
 
 import keras
 
@@ -36,8 +37,12 @@ def load_model(path: str | os.PathLike[str], compile: bool = True) -> keras.Mode
         raise InputError(f"{path} {stands}, and a .keras file is expected. {REMEDY}")
     if not path.endswith(".keras"):
         raise InputError(f"{path} does not end in .keras, the only format that is read. {REMEDY}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no .keras file, or it was cut short. {REMEDY}")
     try:
         return keras.models.load_model(path, compile=compile)
     except Exception as error:  # Whatever a damaged file provokes, the answer is the same.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Keras puts the cause behind the configurations of all that holds it.
+        cause = str(error).rpartition("Exception encountered: ")[2].partition(" Full object")[0]
+        reason = (cause.strip() or type(error).__name__).splitlines()[0][:400]
         raise InputError(f"{path} cannot be read as a Keras model: {reason} {REMEDY}") from error
