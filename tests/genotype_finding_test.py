@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ SURROUNDINGS = {
     "JSON text": json.dumps({"accuracy": 0.97, "genotype": TEXT}),
     "dataclass": repr(WANTED),
     "dictionary": str({"normal": PAIRS, "normal_concat": [2, 3], "reduce": PAIRS, "acc": {}}),
+    "dictionary of nodes with weights": str(
+        {
+            "normal": tuple(tuple((op, j, 0.14) for op, j in PAIRS[k : k + 2]) for k in (0, 2)),
+            "normal_concat": [2, 3],
+            "reduce": PAIRS,
+            "reduce_concat": [2, 3],
+            "architecture": None,
+        }
+    ),
     "printed dictionary in a log": "INFO best: {'normal': " + f"{PAIRS}, 'reduce': {PAIRS}}} (1)\n",
 }
 
@@ -224,3 +234,12 @@ def test_long_texts_are_answered_in_linear_time(piece):
     with pytest.raises(InputError) as error:
         parse_text(piece * (2**20 // len(piece)))
     assert len(str(error.value)) < 1000
+
+
+def test_memory_is_taken_for_what_is_there_only():
+    text = json.dumps({"a" * 500_000: {str(number): number for number in range(20_000)}})
+    tracemalloc.start()
+    with pytest.raises(InputError, match="Expected a genotype"):
+        parse_text(text)
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()

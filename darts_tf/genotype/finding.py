@@ -20,7 +20,7 @@ _NAME = re.compile(r"([\w.-]+)\s*['\"]?\s*[=:]\s*['\"]?(?:\w+\.)*$")
 _NAME_LENGTH = 100
 
 MOST = 5000
-"""More than a text of 1 MiB has room for; what stands in it otherwise is nothing to try out."""
+"""Far more genotypes than a search logs; keeps a text from being tried at every word."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,12 @@ def _in_json(document: Any) -> list[Found]:
             if value.get("format") == FORMAT or is_plain(value):
                 found.append(Found(name, "its JSON", value))
             else:
+                # Cut, as a long name of many entries would be kept for each of them.
                 within = f"{name}." if name else ""
-                left += [(f"{within}{key}", inner) for key, inner in reversed(value.items())]
+                left += [
+                    (f"{within}{key}"[:_NAME_LENGTH], inner)
+                    for key, inner in reversed(value.items())
+                ]
         elif isinstance(value, list):
             left += [(name, inner) for inner in reversed(value)]
         elif isinstance(value, str):
