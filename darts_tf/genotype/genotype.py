@@ -179,8 +179,8 @@ def parse_text(text: str, which: str | int | None = None) -> Genotype | Recurren
     if len(chosen) == 1 or _all_equal(chosen):
         return _made(chosen[0])
     raise InputError(
-        f"The text holds {len(found)} genotypes. Say which by its name, or by its index: "
-        f"{_listed(found)}."
+        f"The text holds {len(found)} genotypes. Say which by its name or its index, of a file as "
+        f"FILE#NAME or FILE#INDEX: {_listed(found)}."
     )
 
 

@@ -88,7 +88,9 @@ class SGD(_CoupledDecay):
         self.momentum = real_number("momentum", momentum)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be in [0, 1). Received: momentum={momentum}.")
-        self.clip_norm = None if clip_norm is None else real_number("clip_norm", clip_norm)
+        # A variable stays one, so that it can be changed between steps.
+        varies = clip_norm is None or isinstance(clip_norm, tf.Variable | keras.Variable)
+        self.clip_norm = clip_norm if varies else real_number("clip_norm", clip_norm)
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise InputError(
                 f"clip_norm must be positive, or None. Received: clip_norm={clip_norm}."
