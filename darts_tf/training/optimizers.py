@@ -35,7 +35,7 @@ class _CoupledDecay(keras.optimizers.Optimizer):
     """An optimizer with L2 in the gradient, as `l2`: g <- g + l2 * w before anything else."""
 
     def __init__(self, learning_rate: float, l2: float, name: str):
-        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        if not callable(learning_rate):  # as a schedule is
             learning_rate = real_number("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
         self.l2 = real_number("l2", l2)
