@@ -120,7 +120,6 @@ INTEGERS = {
         1,
     ),
     "DropPathSchedule.epochs": (lambda n: darts_tf.DropPathSchedule(0.2, n), 3),
-    "MetricsLog.first_epoch": (lambda n: darts_tf.MetricsLog("x", n), 3),
     "AlphaHistory.first_epoch": (lambda n: darts_tf.AlphaHistory("x", n), 3),
     "Progress.epochs": (lambda n: darts_tf.Progress("x", n), 3),
     "StopOnNotFinite.window": (lambda n: darts_tf.StopOnNotFinite(n), 3),
