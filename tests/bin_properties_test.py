@@ -91,7 +91,7 @@ def stopped():
     patch.setattr(verify_cases, "float64", reached)
     patch.setattr(soak, "measure", reached)
     patch.setattr(workloads, "MODES", dict.fromkeys(workloads.MODES, reached))
-    patch.setattr("keras.models.load_model", reached)
+    patch.setattr("darts_tf.report.loading.load_model", reached)
     # The images are read once, not for each example.
     loaded = {}
     load = images.load
@@ -144,6 +144,7 @@ TEXTS = (
     "a\u2028b", "\u00a0", "x" * 5000, "'", '"', "$(id)", "%s%n", "{0}", "a,b", ",", "first",
     "second_fd", "second_exact", "saved_model,tflite", "x.svg", "x.dot", "x.png", "tests:none",
     "json:dumps", "[", "s3://bucket", "1,2", "0.1,nan", "0,1e400", "-1",
+    "Genotype(recurrent=[('tanh', 0)], concat=[1])", "{'normal': 1}", "Genotype(", "a#b",
 )  # fmt: skip
 
 

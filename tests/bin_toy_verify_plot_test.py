@@ -211,6 +211,18 @@ def test_genotype_file_and_recurrent_genotype_are_drawn(tmp_path):
     assert "Recurrent cell" in path.read_text()
 
 
+def test_a_genotype_written_out_and_one_of_several_in_a_file_are_drawn(tmp_path):
+    text = genotype.zoo.genotype("DARTS_V1").to_text()
+    several = tmp_path / "genotypes.py"
+    several.write_text(f"DARTS_V1 = {text}\nNASNet = {genotype.zoo.genotype('NASNet').to_text()}\n")
+    pictures = []
+    for number, value in enumerate(("DARTS_V1", text, f"{several}#DARTS_V1", f"{several}#0")):
+        path = tmp_path / f"cell{number}.dot"
+        assert run(plot, f"--genotype={value}", f"--output={path}") == common.DONE
+        pictures.append(path.read_text())
+    assert len(set(pictures)) == 1
+
+
 def test_alphas_are_drawn(tmp_path):
     alphas = tmp_path / "alphas.npz"
     values = np.random.default_rng(0).normal(size=(2, 3, 5, 8))
@@ -229,6 +241,8 @@ def test_alphas_are_drawn(tmp_path):
         (["--genotype=NASNet", "--kind=rnn"], "Unknown genotype 'NASNet'. Known: "),
         (["--genotype=DARTS_V2", "--output=cell.bmp"], "Received: 'cell.bmp'"),
         (["--genotype=notes.txt"], "Genotype file notes.txt"),
+        (["--genotype=Genotype([])"], "Genotype(...) takes normal, normal_concat, reduce"),
+        (["--genotype=notes.txt#DARTS"], "Genotype file notes.txt"),
         (["--alphas=missing.npz"], "Cannot read alphas missing.npz: No such file or directory"),
         (["--alphas=notes.txt"], "notes.txt is not an .npz file"),
         (["--alphas=array.npy"], "array.npy is not an .npz file"),

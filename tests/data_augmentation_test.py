@@ -160,13 +160,16 @@ def test_default_augmentations():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Augmentation(padding=-1), "padding must be 0 or more pixels; received -1"),
-        (lambda: Augmentation(cutout=-2), "cutout must be 0 or more pixels; received -2"),
+        (
+            lambda: Augmentation(padding=-1),
+            "padding must be a whole number of 0 or more. Rec.*: -1",
+        ),
+        (lambda: Augmentation(cutout=-2), "cutout must be a whole number of 0 or more. Rec.*: -2"),
         (lambda: Augmentation(0, True, 8).check_size((9, 8, 1)), "cutout=8 covers the whole of"),
         (lambda: Augmentation(9).check_size((9, 12, 1)), "padding=9 covers .* must be less than 9"),
         (lambda: Augmentation(0, True, 4, (1, 2)).check_size((9, 9, 1)), "fill has 2 channels"),
-        (lambda: seeds(1, seed=-1), "seed must be an integer of 0 or more; received -1"),
-        (lambda: seeds(1, seed=0.5), "seed must be an integer of 0 or more; received 0.5"),
+        (lambda: seeds(1, seed=-1), "seed must be a whole number of 0 or more. Rec.*: -1"),
+        (lambda: seeds(1, seed=0.5), "seed must be a whole number of 0 or more. Rec.*: 0.5"),
     ],
 )
 def test_errors(call, words):

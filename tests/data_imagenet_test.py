@@ -199,7 +199,9 @@ def test_a_set_stored_class_by_class_is_noticed_where_the_buffer_does_not_mix_it
 def test_errors(tmp_path):
     with pytest.raises(InputError, match="A batch of 11 .* the training data has only 10;"):
         StreamedImages(examples(), 10, batch_size=11)
-    with pytest.raises(InputError, match="start_step must be 0 or more; received -1"):
+    with pytest.raises(
+        InputError, match="start_step must be a whole number of 0 or more. Received: -1"
+    ):
         StreamedImages(examples(), 10, batch_size=2).batches(-1)
     with pytest.raises(InputError, match="'imagenet2012' was not found in"):
         imagenet.imagenet_streams(tmp_path, 8)

@@ -384,9 +384,7 @@ def test_search_split_refuses_an_empty_part():
 
 
 def test_limit_must_be_positive():
-    with pytest.raises(
-        InputError, match="limit must be 1 image or more, or None for all; received 0"
-    ):
+    with pytest.raises(InputError, match="limit must be a whole number of 1 or more. Received: 0"):
         load_images("digits", limit=0)
 
 

@@ -224,10 +224,10 @@ def float_images(index):
         (lambda: pair(half(9), half(3), batch_size=4), "A batch of 4 .*: valid has only 3;"),
         (
             lambda: pair(half(9), half(9), batch_size=0),
-            "batch_size must be .* 1 or more; received 0",
+            "batch_size must be .* 1 or more. Received: 0",
         ),
-        (lambda: pair(half(9), half(9), batch_size=2.0), "batch_size .* received 2.0"),
-        (lambda: pair(half(9), half(9), batch_size=2, seed=-1), "seed must be .* received -1"),
+        (lambda: pair(half(9), half(9), batch_size=2.0), "batch_size .* Received: 2.0"),
+        (lambda: pair(half(9), half(9), batch_size=2, seed=-1), "seed must be .* Received: -1"),
         (
             lambda: pair(half(9), half(9)[0], batch_size=2),
             "valid must be a tuple .*; received ndarray",
@@ -282,13 +282,21 @@ def float_images(index):
             r"valid must yield pairs \(inputs, labels\)",
         ),
         (lambda: pair(half(9), batched(9, 3).take(0), batch_size=2), "valid is empty"),
-        (
-            lambda: pair(batched(9, 3), batched(9, 3), augmentation=AUGMENTATION),
-            "applies to arrays; received two tf.data.Dataset",
+        *(
+            (
+                lambda option=option: pair(batched(9, 3), batched(9, 3), **option),
+                f"apply to arrays. Received two tf.data.Dataset and {words}",
+            )
+            for option, words in (
+                ({"batch_size": 3}, "batch_size=3"),
+                ({"seed": 0}, "seed=0"),
+                ({"seed": 1, "drop_remainder": True}, "seed=1, drop_remainder=True"),
+                ({"augmentation": AUGMENTATION}, "augmentation=Augmentation"),
+            )
         ),
         (
             lambda: pair(half(9), half(9), batch_size=3).stream(-1),
-            "start_step must be 0 or more; received -1",
+            "start_step must be .* 0 or more. Received: -1",
         ),
         (
             lambda: ArrayStream(*half(9), batch_size=3, remainder="pad"),

@@ -144,3 +144,69 @@ def test_a_text_that_does_not_fit_in_memory_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=200))
     with pytest.raises(InputError, match="The text in .* would take .* Take a shorter text"):
         load_corpus(tmp_path)
+
+
+def tokens(folder, change):
+    """The numbers of the corpus whose texts were changed, and its vocabulary."""
+    for part, text in PARTS.items():
+        (folder / f"{part}.txt").write_bytes(change(text).encode())
+    corpus = load_corpus(folder)
+    return [getattr(corpus, part).tolist() for part in PARTS], corpus.vocabulary.words
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", " <eos>\n"),
+        lambda text: text.replace("\n", " <eos> \t\n"),
+        lambda text: text.replace("\n", " <eos>\n", 1),
+        lambda text: text.replace("\n", " <eos>\n").rstrip("\n"),
+        lambda text: text.replace("\n", " <eos> ").strip(),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", " <eos>\r"),
+        lambda text: text.replace(" ", "\u00a0").replace("\n", "  \n"),
+        lambda text: "\ufeff" + text.rstrip("\n"),
+    ],
+)
+def test_a_line_is_marked_once_whatever_ends_it(folder, change):
+    assert tokens(folder, change) == tokens(folder, lambda text: text)
+
+
+def test_marked_and_unmarked_texts_have_the_perplexity_of_their_words(folder):
+    tokens(folder, lambda text: text.replace("\n", " <eos>\r\n"))
+    words = "the cat sat <eos> the dog <eos>".split()
+    # Each of the 8 words of the vocabulary counts once more: the words of test.txt are a, dog, sat
+    # and <eos>, which are in the training part 0, 1, 1 and 2 times.
+    assert len(words) == 7
+    expected = np.exp(-np.mean(np.log(np.array([1, 2, 2, 3]) / (7 + 8))))
+    corpus = load_corpus(folder)
+    assert corpus.unigram_perplexity("test") == pytest.approx(expected)
+    assert (corpus.share("<eos>"), corpus.share("the", "train")) == (1 / 4, 2 / 7)
+    assert load_corpus(folder, "train").share("<unk>", "valid") == 1 / 3
+
+
+def test_a_blank_line_is_one_that_holds_its_mark_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a <eos>\n\r\n \t\n<eos>\nb\n\n")
+    assert read_words(path) == ["a", "<eos>", "<eos>", "<eos>", "<eos>", "b", "<eos>", "<eos>"]
+
+
+@pytest.mark.parametrize("mark", ["</s>", "<EOS>", "<|endoftext|>", "[SEP]"])
+def test_the_end_marks_of_others_would_give_ours_away(tmp_path, mark):
+    path = tmp_path / "train.txt"
+    path.write_text(f"a b {mark}\n\nc {mark}\n")
+    with pytest.raises(InputError, match="All lines of .*train.txt end in .* <eos> marks the end"):
+        read_words(path)
+    path.write_text(f"a b {mark}\nc\n")
+    assert read_words(path) == ["a", "b", mark, "<eos>", "c", "<eos>"]
+    path.write_text("a <unk>\nb <unk>\n")
+    assert read_words(path) == ["a", "<unk>", "<eos>", "b", "<unk>", "<eos>"]
+
+
+def test_bad_bytes_are_in_the_line_that_readers_of_files_count(tmp_path):
+    path = tmp_path / "a.txt"
+    for content in (b"a\rb\r\nc\n\xff", b"a\rb\r\nc\n\0"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="line 4 holds the byte 0x"):
+            read_words(path)

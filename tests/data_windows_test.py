@@ -79,7 +79,7 @@ def test_an_evaluation_reads_every_word_that_has_one_before_it():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(InputError, match="bptt must be 2 or more. Received: bptt=1"):
+    with pytest.raises(InputError, match="bptt must be a whole number of 2 or more. Received: 1"):
         TrainWindows(TEXT, 2, 1)
     with pytest.raises(InputError, match="Unknown lengths of windows 'even'. Known: search, train"):
         TrainWindows(TEXT, 2, lengths="even")

@@ -146,9 +146,15 @@ def test_a_number_of_rows_that_no_cell_has_is_refused(rows):
             "alphas_normal must be finite. Received nan at edge 0, primitive 0. The search",
         ),
         ({"alphas_reduce": ZEROS + np.inf}, "alphas_reduce must be finite. Received inf"),
-        ({"inputs_per_node": 0}, "inputs_per_node must be at least 1. Received: 0"),
-        ({"inputs_per_node": 1.5}, "inputs_per_node must be a whole number. Received: 1.5"),
-        ({"inputs_per_node": True}, "inputs_per_node must be a whole number. Received: True"),
+        ({"inputs_per_node": 0}, "inputs_per_node must be a whole number of 1 or more. Rec.*: 0"),
+        (
+            {"inputs_per_node": 1.5},
+            "inputs_per_node must be a whole number of 1 or more. Rec.*: 1.5",
+        ),
+        (
+            {"inputs_per_node": True},
+            "inputs_per_node must be a whole number of 1 or more. Rec.*: True",
+        ),
         ({"primitives": ["none"]}, "at least one of them other than 'none'. Received: .'none'"),
         ({"primitives": ["skip_connect"] * 8}, "primitives must list different names"),
         ({"primitives": "skip_connect"}, "primitives must list different names"),

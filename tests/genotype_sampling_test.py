@@ -26,5 +26,5 @@ def test_activations_and_predecessors_of_a_node_are_equally_likely():
 
 
 def test_a_cell_without_nodes_is_refused():
-    with pytest.raises(InputError, match="recurrent"):
+    with pytest.raises(InputError, match="num_nodes must be a whole number of 1 or more"):
         random_recurrent(0, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darts_tf.errors import InputError
-from darts_tf.genotype import Genotype, RecurrentGenotype, resolve, save, zoo
+from darts_tf.genotype import Genotype, RecurrentGenotype, load_genotype, save, zoo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(os.environ.get("DARTS_TF_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
@@ -122,8 +122,13 @@ def test_unknown_names_and_kinds_are_answered_with_the_known_ones():
 def test_a_user_gives_a_name_or_a_file(tmp_path):
     path = tmp_path / "mine.json"
     save(zoo.genotype("NASNet"), path)
-    assert resolve("NASNet") == resolve(str(path)) == resolve(path) == zoo.genotype("NASNet")
-    assert resolve("ENAS", "rnn") == zoo.genotype("ENAS", "rnn")
+    assert (
+        load_genotype("NASNet")
+        == load_genotype(str(path))
+        == load_genotype(path)
+        == zoo.genotype("NASNet")
+    )
+    assert load_genotype("ENAS", "rnn") == zoo.genotype("ENAS", "rnn")
 
 
 def test_what_is_neither_name_nor_file_is_refused(tmp_path):
@@ -131,10 +136,10 @@ def test_what_is_neither_name_nor_file_is_refused(tmp_path):
         r"Unknown genotype 'DARTS_V3'. Known: .*DARTS_V2.*The path of a genotype file is accepted"
     )
     with pytest.raises(InputError, match=words):
-        resolve("DARTS_V3")
+        load_genotype("DARTS_V3")
     with pytest.raises(InputError, match="Is a directory"):
-        resolve(str(tmp_path))
+        load_genotype(str(tmp_path))
     path = tmp_path / "cell.json"
     save(zoo.genotype("ENAS", "rnn"), path)
     with pytest.raises(InputError, match="cell.json holds a RecurrentGenotype; here a Genotype is"):
-        resolve(str(path))
+        load_genotype(str(path), "cnn")

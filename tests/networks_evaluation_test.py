@@ -325,9 +325,9 @@ def test_a_saved_network_gives_equal_outputs(tiny, tmp_path):
     [
         ({"genotype": "DARTS_V2"}, "genotype must be a darts_tf.Genotype. Received: 'DARTS_V2'"),
         ({"stem": "mnist"}, "Unknown stem 'mnist'. Known: cifar, imagenet"),
-        ({"num_cells": 0}, "num_cells must be a positive integer. Received: num_cells=0"),
-        ({"num_classes": "10"}, "num_classes must be a positive integer.*'10'"),
-        ({"init_channels": 0}, "init_channels must be a positive integer"),
+        ({"num_cells": 0}, "num_cells must be a whole number of 1 or more. Received: 0"),
+        ({"num_classes": "10"}, "num_classes must be a whole number of 1 or more.*'10'"),
+        ({"init_channels": 0}, "init_channels must be a whole number of 1 or more"),
         ({"image_shape": (6, 32, 3)}, "Images of 6x32 px are too small.* at least 8 px"),
         ({"image_shape": (31, 64, 3), "stem": "imagenet"}, "halves them 5 times.* at least 32 px"),
         ({"image_shape": 32}, "image_shape must be .* three positive integers.*32"),

@@ -378,5 +378,5 @@ def test_a_metric_of_the_epoch_that_is_not_finite_ends_the_run():
 
 def test_not_finite_is_an_error_that_the_user_can_mend():
     assert issubclass(NotFinite, InputError)
-    with pytest.raises(InputError, match="window must be 1 step or more. Received: window=0."):
+    with pytest.raises(InputError, match="window must be a whole number of 1 or more. Received: 0"):
         StopOnNotFinite(0)

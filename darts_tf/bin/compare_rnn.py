@@ -49,7 +49,7 @@ def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(train_rnn.TrainSettings, values)
     rates = learning_rates(settings, values.learning_rates)
-    genotype = genotypes.resolve(values.genotype, "rnn")
+    genotype = genotypes.load_genotype(values.genotype, "rnn")
     work_folder.check(values)
     from darts_tf.data import fingerprint
 

@@ -40,16 +40,13 @@ def export(run: pathlib.Path, output: pathlib.Path, formats: list[str]) -> list[
                 f"{path} does not exist: {run} is no work folder of a finished training. Name "
                 "one with --workdir, or finish the training by its own command."
             )
-    import keras
     import tensorflow as tf
 
     import darts_tf
-    from darts_tf.networks.evaluation import EvaluationNetwork  # noqa: F401  (registers the class)
 
     try:
-        # In Keras' safe mode, which is the default: a Lambda layer's code is not run.
-        network = keras.models.load_model(model, compile=False)
-    except Exception as error:
+        network = darts_tf.load_model(model, compile=False)
+    except InputError as error:
         raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
     data = images.load_description(run)
     saved_model, lite = output / "saved_model", output / "model.tflite"
@@ -82,19 +79,18 @@ def _export_language_model(
             f"{model} does not exist: {run} is no work folder of a finished training. Name "
             "one with --workdir, or finish the training by its own command."
         )
-    import keras
     import tensorflow as tf
 
-    from darts_tf.report.export_text import export_language_model
+    import darts_tf
 
     vocabulary = text.load_vocabulary(run)
     try:
-        network = keras.models.load_model(model, compile=False)
-    except Exception as error:
+        network = darts_tf.load_model(model, compile=False)
+    except InputError as error:
         raise InputError(f"{run} cannot be read: {error} Train again to make it anew.") from error
     saved_model = output / "saved_model"
     try:
-        export_language_model(network, saved_model, list(vocabulary.words))
+        darts_tf.export_language_model(network, saved_model, list(vocabulary.words))
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(

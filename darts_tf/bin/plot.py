@@ -15,7 +15,7 @@ from darts_tf.errors import InputError
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the program's flags."""
     flags.DEFINE_string(
-        "genotype", None, "Name of a published genotype, or a genotype file.", flag_values=values
+        "genotype", None, "A published genotype, a file or its text.", flag_values=values
     )
     flags.DEFINE_string("alphas", None, "The alphas.npz that a search writes.", flag_values=values)
     flags.DEFINE_enum(
@@ -47,7 +47,7 @@ def main(values: flags.FlagValues) -> int:
             raise InputError("--title goes with --genotype. Received: --alphas and --title.")
         plots.plot_alphas(genotype.load_alphas(values.alphas), values.output)
     else:
-        found = genotype.resolve(values.genotype, values.kind)
+        found = genotype.load_genotype(values.genotype, values.kind)
         plots.plot_genotype(found, values.output, values.title)
     print(f"picture     {values.output}")
     return common.DONE

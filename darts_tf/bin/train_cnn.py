@@ -302,7 +302,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "genotype",
         "DARTS_V2",
-        f"A published genotype ({', '.join(genotypes.zoo.names('cnn'))}), or a file.",
+        f"A published genotype ({', '.join(genotypes.zoo.names('cnn'))}), a file or its text.",
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
@@ -315,7 +315,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(TrainSettings, values)
-    genotype = genotypes.resolve(values.genotype, "cnn")
+    genotype = genotypes.load_genotype(values.genotype, "cnn")
     work_folder.check(values)
     from darts_tf.data import fingerprint
 

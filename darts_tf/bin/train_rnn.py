@@ -189,6 +189,8 @@ def train_network(
         "valid_perplexity": round(math.exp(losses["valid"]), 4),
         "unigram_test_perplexity": round(corpus.unigram_perplexity("test"), 4),
         "unigram_valid_perplexity": round(corpus.unigram_perplexity("valid"), 4),
+        "unknown_test_share": round(corpus.share("<unk>", "test"), 4),
+        "line_end_test_share": round(corpus.share("<eos>", "test"), 4),
         "best_epoch": min(rows, key=lambda row: row["val_loss"])["epoch"],
         "averaged": model.optimizer.is_averaging,
         "weights": network.count_weights(),
@@ -210,7 +212,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "genotype",
         "DARTS_V2",
-        f"A published genotype ({', '.join(genotypes.zoo.names('rnn'))}), or a file.",
+        f"A published genotype ({', '.join(genotypes.zoo.names('rnn'))}), a file or its text.",
         flag_values=values,
     )
     common.define_settings(TrainSettings, HELP, values)
@@ -222,7 +224,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Runs the program."""
     settings = common.settings_of(TrainSettings, values)
-    genotype = genotypes.resolve(values.genotype, "rnn")
+    genotype = genotypes.load_genotype(values.genotype, "rnn")
     work_folder.check(values)
     from darts_tf.data import fingerprint
 
@@ -247,7 +249,8 @@ def report(metrics: dict) -> str:
     """The final figures in a line."""
     return (
         f"test perplexity {metrics['test_perplexity']:.2f} (unigrams "
-        f"{metrics['unigram_test_perplexity']:.2f}), {metrics['weights']:,} weights"
+        f"{metrics['unigram_test_perplexity']:.2f}; {100 * metrics['unknown_test_share']:.1f} % of "
+        f"the words are <unk>), {metrics['weights']:,} weights"
     )
 
 

@@ -180,7 +180,7 @@ def train_rnn(sizes: Sizes, computation: Computation) -> Workload:
 
     with computation.scope():
         network = RecurrentEvaluationNetwork(
-            genotypes.resolve(sizes.genotype, "rnn"),
+            genotypes.load_genotype(sizes.genotype, "rnn"),
             sizes.vocabulary,
             sizes.width,
             sizes.batch_size,
@@ -255,7 +255,7 @@ def _network(sizes, auxiliary, preprocessing=None):
     import darts_tf
 
     return darts_tf.EvaluationNetwork(
-        genotypes.resolve(sizes.genotype, "cnn"),
+        genotypes.load_genotype(sizes.genotype, "cnn"),
         num_classes=CLASSES,
         init_channels=sizes.init_channels,
         num_cells=sizes.layers,

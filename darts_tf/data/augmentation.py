@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 
 # One stream of random numbers for each operation: crop and flip of one image must be independent.
 _PURPOSES = ("crop", "flip", "cutout", "shuffle", "jitter")
@@ -38,7 +38,7 @@ class Augmentation:
             that are augmented.
 
     Raises:
-        InputError: A negative padding or cutout.
+        InputError: Padding or cutout is no whole number of 0 or more.
     """
 
     padding: int = 4
@@ -48,9 +48,7 @@ class Augmentation:
 
     def __post_init__(self):
         for field in ("padding", "cutout"):
-            value = getattr(self, field)
-            if value < 0:
-                raise InputError(f"{field} must be 0 or more pixels; received {value}.")
+            object.__setattr__(self, field, whole_number(field, getattr(self, field), 0))
 
     def check_size(self, image_shape: tuple[int, int, int]) -> None:
         """Checks that something of each image is left.
@@ -107,9 +105,7 @@ def default_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmen
 
 def checked_seed(seed: int) -> int:
     """The seed as a Python integer; raises InputError unless it is an integer of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"The seed must be an integer of 0 or more; received {seed!r}.")
-    return int(seed)
+    return whole_number("seed", seed, 0)
 
 
 def example_seeds(seed: int, purpose: str, positions: tf.Tensor) -> tf.Tensor:

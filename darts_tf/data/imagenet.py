@@ -15,8 +15,7 @@ import tensorflow as tf
 from darts_tf.data.augmentation import example_seeds
 from darts_tf.data.prepared import open_prepared, unreadable
 from darts_tf.data.splitting import warn_if_by_class
-from darts_tf.data.streams import check_batch_size, check_start
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 
 # torchvision's RandomResizedCrop: share of the area, width / height, tries before the central crop.
 _AREA = (0.08, 1.0)
@@ -61,7 +60,11 @@ class StreamedImages:
     shuffle_buffer: int = 8192
 
     def __post_init__(self):
-        check_batch_size(self.batch_size)
+        for field, least in (
+            *(("num_examples", 1), ("batch_size", 1), ("image_size", 1)),
+            *(("seed", 0), ("shuffle_buffer", 1)),
+        ):
+            object.__setattr__(self, field, whole_number(field, getattr(self, field), least))
         if self.batch_size > self.num_examples:
             raise InputError(
                 f"A batch of {self.batch_size} examples cannot be filled: the training data has "
@@ -82,7 +85,7 @@ class StreamedImages:
         Raises:
             InputError: A negative start.
         """
-        check_start(start_step)
+        start_step = whole_number("start_step", start_step, 0)
         first_epoch, within = divmod(start_step, self.steps_per_epoch)
 
         def load(position, example):

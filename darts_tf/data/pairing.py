@@ -59,8 +59,8 @@ def pair(
     train: Half,
     valid: Half,
     *,
-    batch_size: int = 64,
-    seed: int = 0,
+    batch_size: int | None = None,
+    seed: int | None = None,
     augmentation: Augmentation | None = None,
     drop_remainder: bool = False,
 ) -> Pairing:
@@ -74,9 +74,9 @@ def pair(
             see `darts_tf.losses.BatchLoss`. Of arrays, the last batch of an epoch is smaller, as
             published.
         valid: For the architecture parameters, likewise. Of arrays, all batches are full.
-        batch_size: Examples in a batch of arrays, 1..N. Published: 64 for both halves.
+        batch_size: Examples in a batch of arrays, 1..N. 64 by default, as published for both.
         seed: 0 or more; decides shuffling and augmentation of arrays. The two halves use it
-            independently.
+            independently. 0 by default.
         augmentation: What is done to images in arrays of both halves, as published; None for
             nothing. Images keep their scale: normalising is the network's part.
         drop_remainder: Leave out the smaller last batch of an epoch, so that all batches have one
@@ -93,12 +93,18 @@ def pair(
             data sets.
     """
     datasets = [isinstance(half, tf.data.Dataset) for half in (train, valid)]
-    if all(datasets) and augmentation is not None:
+    given = {"batch_size": batch_size, "seed": seed, "augmentation": augmentation}
+    given |= {"drop_remainder": drop_remainder or None}
+    refused = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+    if all(datasets) and refused:
         raise InputError(
-            "augmentation applies to arrays; received two tf.data.Dataset: map these "
-            "over the transform yourself, or give arrays."
+            "batch_size, seed, augmentation and drop_remainder apply to arrays. "
+            f"Received two tf.data.Dataset and {', '.join(refused)}: batch, shuffle and map the "
+            "data sets yourself, or give arrays."
         )
-    seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(2, np.uint64)
+    batch_size = 64 if batch_size is None else batch_size
+    seed = checked_seed(0 if seed is None else seed)
+    seeds = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     streams = []
     for name, half, is_dataset, half_seed in zip(
         ("train", "valid"), (train, valid), datasets, seeds, strict=True

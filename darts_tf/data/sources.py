@@ -17,7 +17,7 @@ from darts_tf.data import splitting
 from darts_tf.data.normalization import normalization, published_normalization
 from darts_tf.data.prepared import open_prepared, unreadable
 from darts_tf.data.splitting import Arrays
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.reading import check_memory
 
 # A constant and not the run's seed: the accuracy of two runs is only comparable on the same test
@@ -159,8 +159,7 @@ def load_images(
         InputError: Unknown, absent, unreadable or unsuitable data set (not image classification,
             several image sizes, ImageNet), an unknown `split`, or `limit` below 1.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be 1 image or more, or None for all; received {limit}.")
+    limit = limit if limit is None else whole_number("limit", limit)
     if split not in splitting.SPLITS:
         raise unknown_name("split", split, splitting.SPLITS)
     if name == "digits":

@@ -20,7 +20,7 @@ from darts_tf.data.augmentation import (
     example_seeds,
 )
 from darts_tf.data.splitting import watched
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 
 _REMAINDERS = ("keep", "drop", "carry")
 
@@ -75,13 +75,13 @@ class ArrayStream:
             object.__setattr__(self, "weights", weights)
         if self.remainder not in _REMAINDERS:
             raise unknown_name("remainder", self.remainder, _REMAINDERS)
-        check_batch_size(self.batch_size)
+        object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
         if self.batch_size > len(images):
             raise InputError(
                 f"A batch of {self.batch_size} examples cannot be filled: {self.name} has only "
                 f"{len(images)}; take a smaller batch or more data."
             )
-        checked_seed(self.seed)
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,7 +98,7 @@ class ArrayStream:
         Raises:
             InputError: A negative start.
         """
-        check_start(start_step)
+        start_step = whole_number("start_step", start_step, 0)
         # On a GPU machine an eager constant would lie on the GPU and be copied back for every
         # batch.
         with tf.device("/CPU:0"):
@@ -214,7 +214,7 @@ class DatasetStream:
         Raises:
             InputError: A negative start.
         """
-        check_start(start_step)
+        start_step = whole_number("start_step", start_step, 0)
         return watched(self.dataset.repeat(), self.name).skip(start_step)
 
     def _length(self) -> int:
@@ -242,23 +242,7 @@ def evaluation_batches(
         InputError: Unusable arrays (see `checked_examples`) or batch size.
     """
     images, labels = checked_examples(name, images, labels, as_images=False)
-    check_batch_size(batch_size)
+    batch_size = whole_number("batch_size", batch_size)
     with tf.device("/CPU:0"):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
         return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises InputError unless the batch size is an integer of 1 or more."""
-    if (
-        isinstance(batch_size, bool)
-        or not isinstance(batch_size, (int, np.integer))
-        or batch_size < 1
-    ):
-        raise InputError(f"batch_size must be an integer of 1 or more; received {batch_size!r}.")
-
-
-def check_start(start_step: int) -> None:
-    """Raises InputError if the first step is negative."""
-    if start_step < 0:
-        raise InputError(f"start_step must be 0 or more; received {start_step}.")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.reading import check_memory, read_bytes
 
 END, UNKNOWN = "<eos>", "<unk>"
@@ -26,6 +27,10 @@ LARGEST_TEXT = 2**30
 
 _MEMORY = 20
 """Bytes of memory that a byte of text takes while it is read, about."""
+
+_LINE_END = re.compile(rb"\r\n?|\n")
+_MARK = re.compile(r"<.+>|\[.+\]")
+"""What others mark the end of a line by, such as </s>, <|endoftext|> and [SEP]."""
 
 LONGEST_WORD = 1000
 """Characters; what has no white space for longer is not a text by words."""
@@ -106,17 +111,38 @@ class Corpus:
         Raises:
             InputError: The part is not known.
         """
-        if part not in PARTS:
-            raise unknown_name("part of a corpus", part, PARTS)
         counts = np.bincount(self.train, minlength=len(self.vocabulary)) + 1.0
         log_probability = np.log(counts / counts.sum())
-        return math.exp(-log_probability[getattr(self, part)].mean())
+        return math.exp(-log_probability[self._part(part)].mean())
+
+    def share(self, word: str, part: str = "test") -> float:
+        """How much of a part a word makes up, 0 to 1.
+
+        `<unk>` and `<eos>` are easy to guess: perplexities of texts that differ in their shares
+        cannot be compared.
+
+        Args:
+            word: The word; one that is not known is `<unk>`.
+            part: "train", "valid" or "test".
+
+        Raises:
+            InputError: The part is not known.
+        """
+        return float((self._part(part) == self.vocabulary.encode([word])[0]).mean())
+
+    def _part(self, part: str) -> np.ndarray:
+        if part not in PARTS:
+            raise unknown_name("part of a corpus", part, PARTS)
+        return getattr(self, part)
 
 
 def load_corpus(
     folder: str | os.PathLike[str], vocabulary: str = "all", min_count: int = 1
 ) -> Corpus:
-    """Reads a corpus: the words of a line are what white space parts, each line ends in `<eos>`.
+    """Reads a corpus: white space parts the words of a line, and each line ends in one `<eos>`.
+
+    A line that ends in `<eos>` already gets no second, which would be no feat to guess. A blank
+    line counts as one that holds nothing else, as published.
 
     Args:
         folder: A folder with train.txt, valid.txt and test.txt, UTF-8.
@@ -163,8 +189,7 @@ def corpus_of(
     """A corpus of words; the arguments are those of `load_corpus`."""
     if vocabulary not in VOCABULARIES:
         raise unknown_name("vocabulary", vocabulary, VOCABULARIES)
-    if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
-        raise InputError(f"min_count must be a whole number of 1 or more. Received: {min_count!r}.")
+    min_count = whole_number("min_count", min_count)
     counts = collections.Counter(train)
     sources = (train, valid, test) if vocabulary == "all" else (train,)
     # A dict keeps the order of first appearance. Words that train lacks have no count to judge by.
@@ -179,44 +204,55 @@ def corpus_of(
 
 
 def read_words(path: str | os.PathLike[str]) -> list[str]:
-    """The words of a text file, `<eos>` after each line.
+    """The words of a text file, one `<eos>` at the end of each line.
+
+    Lines end in \\n, \\r\\n or \\r, as Python reads text files.
 
     Raises:
-        InputError: It cannot be read, holds no word, one that is longer than `LONGEST_WORD`, or is
-            not UTF-8.
+        InputError: It cannot be read, holds no word, one that is longer than `LONGEST_WORD`, is not
+            UTF-8, or marks the ends of all its lines by something else than `<eos>`.
     """
+    path = os.fspath(path)
     content = read_bytes(path, "text", "Name a text file that you may read.", LARGEST_TEXT)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{os.fspath(path)} is not UTF-8 text: line {line} holds the byte "
-            f"0x{content[error.start]:02x}. Convert the file to UTF-8."
+            f"{path} is not UTF-8 text: line {len(_LINE_END.findall(content[: error.start])) + 1} "
+            f"holds the byte 0x{content[error.start]:02x}. Convert the file to UTF-8."
         ) from error
-    if "\0" in text:  # Every other byte of English in UTF-16, which is UTF-8 as well.
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(
-            f"{os.fspath(path)} is not UTF-8 text: line {line} holds the byte 0x00, as UTF-16 "
-            "does. Convert the file to UTF-8."
-        )
-    # Only \n ends a line: other separators that splitlines() knows are white space within one.
-    lines = text.split("\n")
+    # Other separators that splitlines() knows are white space within a line.
+    lines = io.StringIO(text, newline=None).read().split("\n")
     if lines[-1].strip() == "":
         lines.pop()
-    words = []
+    words, ends = [], collections.Counter()
     for number, line in enumerate(lines, 1):
+        if "\0" in line:  # Every other byte of English in UTF-16, which is UTF-8 as well.
+            raise InputError(
+                f"{path} is not UTF-8 text: line {number} holds the byte 0x00, as UTF-16 "
+                "does. Convert the file to UTF-8."
+            )
         found = line.split()
         if len(line) > LONGEST_WORD and max(map(len, found), default=0) > LONGEST_WORD:
             raise InputError(
-                f"{os.fspath(path)} has a word of more than {LONGEST_WORD} characters in line "
+                f"{path} has a word of more than {LONGEST_WORD} characters in line "
                 f"{number}. Words are parted by white space: put it between them."
             )
-        words += [*found, END]
-    if len(words) == len(lines):
+        words += found
+        if found:
+            ends[found[-1]] += 1
+        if not found or found[-1] != END:
+            words.append(END)
+    if not ends:
         raise InputError(
-            f"{os.fspath(path)} is empty: it holds no word. A corpus needs text in each of "
+            f"{path} is empty: it holds no word. A corpus needs text in each of "
             "train.txt, valid.txt and test.txt."
+        )
+    (mark, count), *others = ends.most_common(2)
+    if not others and count > 1 and mark not in (END, UNKNOWN) and _MARK.fullmatch(mark):
+        raise InputError(
+            f"All lines of {path} end in {mark!r}. Here {END} marks the end of a line, and behind "
+            f"another mark it would be given away. Put {END} in its place, or leave it out."
         )
     return words
 

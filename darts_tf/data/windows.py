@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 
 LENGTHS = ("search", "train")
 SHORT_SHARE = 0.05
@@ -77,8 +77,8 @@ class TrainWindows:
     def __post_init__(self):
         if self.lengths not in LENGTHS:
             raise unknown_name("lengths of windows", self.lengths, LENGTHS)
-        if self.bptt < 2:
-            raise InputError(f"bptt must be 2 or more. Received: bptt={self.bptt}.")
+        for field, least in (("batch_size", 1), ("bptt", 2), ("seed", 0)):
+            object.__setattr__(self, field, whole_number(field, getattr(self, field), least))
         object.__setattr__(self, "rows", rows_of(self.tokens, self.batch_size, self.name))
 
     def windows(self, epoch: int) -> list[Window]:
@@ -151,7 +151,8 @@ def evaluation_windows(
     Raises:
         InputError: The text is too short for the batch.
     """
-    rows = rows_of(tokens, batch_size, name)
+    bptt = whole_number("bptt", bptt)
+    rows = rows_of(tokens, whole_number("batch_size", batch_size), name)
     last = rows.shape[1] - 1
     return _pieces(rows, [(start, min(bptt, last - start)) for start in range(0, last, bptt)])
 

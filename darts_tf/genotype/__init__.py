@@ -24,7 +24,7 @@ from darts_tf.genotype.primitives import (
 )
 from darts_tf.genotype.sampling import random_recurrent
 from darts_tf.genotype.validation import INPUT_NODES
-from darts_tf.genotype.zoo import resolve
+from darts_tf.genotype.zoo import load_genotype
 
 __all__ = [
     "CNN_EVALUATION_PRIMITIVES",
@@ -45,7 +45,7 @@ __all__ = [
     "num_nodes_of",
     "parse_text",
     "random_recurrent",
-    "resolve",
+    "load_genotype",
     "save",
     "zoo",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 from darts_tf.genotype.genotype import Genotype, RecurrentGenotype
 from darts_tf.genotype.primitives import CNN_PRIMITIVES, RNN_PRIMITIVES
 from darts_tf.genotype.validation import INPUT_NODES
@@ -25,6 +25,7 @@ def edge_offset(node: int, num_inputs: int = INPUT_NODES) -> int:
     Returns:
         `node * num_inputs + node * (node - 1) / 2`: 0, 2, 5, 9 in the published convolutional cell.
     """
+    node, num_inputs = whole_number("node", node, 0), whole_number("num_inputs", num_inputs)
     return node * num_inputs + node * (node - 1) // 2
 
 
@@ -39,7 +40,7 @@ def num_nodes_of(rows: int, num_inputs: int = INPUT_NODES) -> int:
     Raises:
         InputError: No number of nodes has that many edges.
     """
-    num_nodes = 0
+    rows, num_nodes = whole_number("rows", rows, 0), 0
     while num_edges(num_nodes, num_inputs) < rows:
         num_nodes += 1
     if rows < 1 or num_edges(num_nodes, num_inputs) != rows:
@@ -77,10 +78,7 @@ def derive(
     Raises:
         InputError: A wrong shape, a value that is not finite, or an unusable name or number.
     """
-    if isinstance(inputs_per_node, bool) or not isinstance(inputs_per_node, int | np.integer):
-        raise InputError(f"inputs_per_node must be a whole number. Received: {inputs_per_node!r}.")
-    if inputs_per_node < 1:
-        raise InputError(f"inputs_per_node must be at least 1. Received: {inputs_per_node}.")
+    inputs_per_node = whole_number("inputs_per_node", inputs_per_node)
     normal, reduce = (
         _strongest(name, alphas, primitives, INPUT_NODES, inputs_per_node)
         for name, alphas in (("alphas_normal", alphas_normal), ("alphas_reduce", alphas_reduce))

@@ -6,33 +6,42 @@ from typing import Any
 
 from darts_tf import files
 from darts_tf.errors import InputError
-from darts_tf.genotype.genotype import Genotype, RecurrentGenotype, from_json, parse_text
+from darts_tf.genotype.genotype import Genotype, RecurrentGenotype, parse_text
 from darts_tf.genotype.json_form import MAX_CHARACTERS, read_json
 from darts_tf.reading import read_text
 
 
-def load(path: str | os.PathLike[str]) -> Genotype | RecurrentGenotype:
-    """Reads a genotype file: the JSON that `save` writes, or the published text form.
+def load(
+    path: str | os.PathLike[str], which: str | int | None = None
+) -> Genotype | RecurrentGenotype:
+    """Reads a genotype file: the JSON that `save` writes, or any text that holds a genotype.
+
+    Args:
+        path: The file, of at most 1 MiB: of a longer log cut out the part that holds the genotype.
+        which: Of several genotypes in it, the name or the index, as for `parse_text`.
 
     Raises:
-        InputError: The file cannot be read or holds no genotype; the message names it.
+        InputError: The file cannot be read, holds no genotype, or several that differ; the message
+            names it.
     """
     text = _read(path)
     try:
-        return from_json(text) if _is_json(text) else parse_text(text)
+        return parse_text(text, which)
     except InputError as error:
         raise InputError(f"Genotype file {os.fspath(path)}: {error}") from error
 
 
 def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How the genotype of a file was found, as given to `save`; empty for the published text form.
+    """How the genotype of a file was found, as given to `save`; empty for other forms.
 
     Raises:
         InputError: The file cannot be read or holds no genotype; the message names it.
     """
     load(path)
-    text = _read(path)
-    return read_json(text)[2] if _is_json(text) else {}
+    try:
+        return read_json(_read(path))[2]
+    except InputError:  # Another form, of which nothing else is known.
+        return {}
 
 
 def save(
@@ -56,10 +65,6 @@ def save(
             f"Expected a Genotype or a RecurrentGenotype. Received: {type(genotype).__name__}."
         )
     files.write(path, genotype.to_json(provenance))
-
-
-def _is_json(text: str) -> bool:
-    return text.lstrip().startswith("{")
 
 
 def _read(path: str | os.PathLike[str]) -> str:

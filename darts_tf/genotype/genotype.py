@@ -1,21 +1,24 @@
 """What an architecture is: plain data, checked once when it is made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from darts_tf.errors import InputError
-from darts_tf.genotype.json_form import read_json, write_json
+from darts_tf.errors import InputError, whole_number
+from darts_tf.genotype.finding import Found, find
+from darts_tf.genotype.json_form import FIELDS, read_json, write_json
 from darts_tf.genotype.primitives import RNN_PRIMITIVES
-from darts_tf.genotype.text_form import read_text, write_text
+from darts_tf.genotype.text_form import write_text
 from darts_tf.genotype.validation import (
     INPUT_NODES,
     Edge,
     Nodes,
+    checked_cell,
     checked_concat,
     checked_edge,
     checked_list,
-    checked_nodes,
+    every_node,
+    show,
 )
 
 
@@ -24,8 +27,9 @@ class Genotype:
     """A normal and a reduction cell (paper, section 2.1 and figures 4 and 5).
 
     Nodes 0 and 1 are the cell's inputs, the n intermediate nodes count from 2. A node sums its
-    edges; it usually has two, but any number from one on is a genotype, and the same edge may be
-    given twice (NASNet does). The cell's output joins the nodes of the concat list in its order.
+    edges; it usually has two, but may have any number, and the same edge may be given twice (NASNet
+    does). The cell's output joins the nodes of the concat list in its order. As in FairDARTS' code,
+    a node without an edge is left out, of the concat list too, and so is an edge that reads it.
 
     Args:
         normal: The normal cell, in one of three forms: a list of nodes, each a list of
@@ -37,7 +41,7 @@ class Genotype:
 
     Raises:
         InputError: An unknown primitive or `none`, an edge that does not come from an earlier node,
-            a node without an edge, or a concat list that does not fit the nodes.
+            a cell without an edge, or a concat list that does not fit the nodes.
     """
 
     normal: Nodes
@@ -47,9 +51,8 @@ class Genotype:
 
     def __post_init__(self):
         for name in ("normal", "reduce"):
-            nodes = checked_nodes(name, getattr(self, name))
             listed = f"{name}_concat"
-            concat = checked_concat(listed, getattr(self, listed), INPUT_NODES, len(nodes))
+            nodes, concat = checked_cell(name, getattr(self, name), getattr(self, listed))
             # The class is frozen for its users; this is the constructor bringing fields into form.
             object.__setattr__(self, name, nodes)
             object.__setattr__(self, listed, concat)
@@ -157,16 +160,65 @@ def from_json(text: str) -> Genotype | RecurrentGenotype:
     return KINDS[kind](**values)
 
 
-def parse_text(text: str) -> Genotype | RecurrentGenotype:
-    """Reads the published text form of either kind, never evaluating it.
+def parse_text(text: str, which: str | int | None = None) -> Genotype | RecurrentGenotype:
+    """The genotype that stands in a text: in the published form, in JSON, or as a dictionary.
 
-    An assignment (`DARTS = Genotype(...)`) or a log prefix may stand before it on its line.
+    What stands around it is passed over: a log, Python, YAML, quotes. Nothing is evaluated.
+
+    Args:
+        text: At most 1 MiB.
+        which: Of several genotypes, the name that stands before it or its index, from 0 or, from
+            the end, -1.
 
     Raises:
-        InputError: The text is anything else, or no valid genotype.
+        InputError: The text holds no valid genotype, or several that differ and `which` names none
+            of them; the message lists them.
     """
-    kind, values = read_text(text)
+    found = find(text)
+    chosen = found if which is None else _named(found, which)
+    if len(chosen) == 1 or _all_equal(chosen):
+        return _made(chosen[0])
+    raise InputError(
+        f"The text holds {len(found)} genotypes. Say which by its name or its index, of a file as "
+        f"FILE#NAME or FILE#INDEX: {_listed(found)}."
+    )
+
+
+def _made(found: Found) -> Genotype | RecurrentGenotype:
+    kind, values = found.read()
+    for cell, concat in zip(FIELDS[kind][::2], FIELDS[kind][1::2], strict=True):
+        if concat not in values:
+            values[concat] = every_node(cell, values[cell])
     return KINDS[kind](**values)
+
+
+def _all_equal(found: Sequence[Found]) -> bool:
+    try:
+        first = _made(found[0])
+        return all(_made(one) == first for one in found[1:])
+    except InputError:
+        return False
+
+
+def _named(found: Sequence[Found], which: str | int) -> Sequence[Found]:
+    named = [one for one in found if one.name and one.name == which]
+    if named:
+        return named
+    try:
+        index = int(which) if isinstance(which, str) else whole_number("which", which, -len(found))
+        return [found[index]]
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"The text holds no genotype {show(which)}. It holds, by index: {_listed(found)}."
+        ) from error
+
+
+def _listed(found: Sequence[Found]) -> str:
+    """The genotypes of a text by index, the middle of many left out."""
+    shown = [
+        f"{index} is {one.name[:40] or 'that'} in {one.place}" for index, one in enumerate(found)
+    ]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:6], "...", *shown[-5:]])
 
 
 def _fields(genotype: Any) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
     Args:
         kind: A key of `FIELDS`.
         fields: The fields of that kind; cells are lists of nodes.
-        provenance: Any JSON object that says how the genotype was found; None is an empty one.
+        provenance: Any JSON object that says how the genotype was found, numbers of NumPy included;
+            None is an empty one.
 
     Raises:
         InputError: `provenance` is not a JSON object.
@@ -35,7 +36,9 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
             f"Received: {type(provenance).__name__}."
         )
     try:
-        origin = json.dumps(dict(provenance or {}), indent=2, sort_keys=True, allow_nan=False)
+        origin = json.dumps(
+            dict(provenance or {}), indent=2, sort_keys=True, allow_nan=False, default=_plain
+        )
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "provenance must hold JSON values only: text, finite numbers, true, false, null, lists "
@@ -48,6 +51,13 @@ def write_json(kind: str, fields: Mapping[str, Any], provenance: Mapping[str, An
     entries["provenance"] = origin.replace("\n", "\n  ")
     lines = ",\n".join(f'  "{name}": {value}' for name, value in entries.items())
     return "{\n" + lines + "\n}\n"
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is none of these")
 
 
 def _one_line_per_node(value: Any) -> str:
@@ -65,7 +75,11 @@ def read_json(text: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
             exceeds the fields of its kind.
     """
     check_length(text)
-    document = parse_json(text, "the genotype")
+    return read_document(parse_json(text, "the genotype"))
+
+
+def read_document(document: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Reads the parsed JSON of `write_json`; see `read_json`."""
     if not isinstance(document, dict):
         raise InputError(f"A genotype is a JSON object. Received: {show(document)}.")
     if document.get("format") != FORMAT:
@@ -87,6 +101,30 @@ def read_json(text: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         raise InputError(f"provenance must be a JSON object. Received: {show(provenance)}.")
     _check_keys(document, kind)
     return kind, {name: document[name] for name in FIELDS[kind]}, provenance
+
+
+def is_plain(document: Any) -> bool:
+    """Whether a parsed value gives the cells of a genotype by name, as other tools write them."""
+    return isinstance(document, Mapping) and (
+        {"normal", "reduce"} <= document.keys() or "recurrent" in document
+    )
+
+
+def plain_fields(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Kind and fields of a genotype that other tools wrote; what else stands there is left out.
+
+    A concat list may be missing.
+
+    Raises:
+        InputError: There are no cells.
+    """
+    if not is_plain(document):
+        raise InputError(
+            "A genotype has the fields normal and reduce, or recurrent. Received: "
+            f"{', '.join(map(str, document))[:200] or 'none'}."
+        )
+    kind = "cnn" if "normal" in document else "rnn"
+    return kind, {name: document[name] for name in FIELDS[kind] if name in document}
 
 
 def check_length(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from darts_tf.errors import whole_number
 from darts_tf.genotype.genotype import RecurrentGenotype
 from darts_tf.genotype.primitives import RNN_PRIMITIVES
 
@@ -14,9 +15,10 @@ def random_recurrent(seed: int, num_nodes: int = 8) -> RecurrentGenotype:
         num_nodes: Nodes beside node 0 (8 as published).
 
     Raises:
-        InputError: There is no node.
+        InputError: There is no node, or the seed is negative.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(whole_number("seed", seed, 0))
+    num_nodes = whole_number("num_nodes", num_nodes)
     names = [name for name in RNN_PRIMITIVES if name != "none"]
     nodes = [
         (names[generator.integers(len(names))], int(generator.integers(node)))

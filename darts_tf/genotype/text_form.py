@@ -9,15 +9,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from darts_tf.errors import InputError
-from darts_tf.genotype.json_form import FIELDS, check_length
+from darts_tf.genotype.json_form import FIELDS, plain_fields
+from darts_tf.genotype.validation import show
 
 MAX_NUMBER = 100_000
 """Far above any node; keeps a huge range from being written out."""
 
-# A log line or an assignment may stand before the call, as the authors' programs print it.
-_CALL = re.compile(r"(?:[^\n()]*=)?\s*(Genotype\s*\(.*)", re.DOTALL)
 # Without operators and backslashes the parser has nothing to warn about and little to nest.
-_FOREIGN = re.compile(r"[^\w\s'\"(),=\[\]#.:/-]")
+_FOREIGN = re.compile(r"[^\w\s'\"(){},=\[\]#.:/-]")
+# What NumPy 2 writes around a number or a text, and what makes one list of another.
+_SCALARS = re.compile(r"u?int(8|16|32|64)?|intp|float(16|32|64)?|str_")
+_LISTS = ("array", "list", "tuple")
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a decimal number",
+    complex: "an imaginary number",
+    bool: "True or False",
+    bytes: "bytes",
+    type(None): "None",
+    list: "a list",
+    ast.List: "a list",
+    ast.Tuple: "a list",
+    ast.Dict: "a dictionary",
+    ast.Set: "a set",
+    ast.Call: "a function call",
+    ast.Lambda: "a function",
+    ast.Name: "a name",
+    ast.Attribute: "a name",
+    ast.BinOp: "a calculation",
+    ast.UnaryOp: "a calculation",
+    ast.BoolOp: "a condition",
+    ast.IfExp: "a condition",
+    ast.Compare: "a comparison",
+    ast.Subscript: "a subscript",
+    ast.JoinedStr: "a text with values in it",
+}
+"""What may stand where a genotype has something else, in words."""
 
 
 def write_text(fields: Mapping[str, Any]) -> str:
@@ -36,34 +64,32 @@ def _range(concat: Sequence[int]) -> str:
     return str(list(concat))
 
 
-def read_text(text: str) -> tuple[str, dict[str, Any]]:
-    """Reads the published form: kind and fields, their content unchecked.
+def read_literal(text: str, line: int = 1, column: int = 1) -> tuple[str, dict[str, Any]]:
+    """Kind and fields of `Genotype(...)` or of a dictionary of the fields, their content unchecked.
 
-    Accepted are a call of Genotype with the fields by name or in order, lists, tuples, text, whole
-    numbers and range(...), and before the call, on its line, an assignment or a log prefix.
+    Accepted are the fields by name or in order; in them lists, tuples, text, numbers, range(...),
+    and what NumPy writes around these.
+
+    Args:
+        text: The whole of it and nothing else.
+        line, column: Where it begins, counted from 1, for the errors.
 
     Raises:
-        InputError: The text is empty, too long, or anything else than that.
+        InputError: It is anything else than that.
     """
-    check_length(text)
-    match = _CALL.fullmatch(text.strip())
-    if not match:
-        raise InputError(
-            f"Expected a genotype as Genotype(normal=[...], ...). Received: {text.strip()[:60]!r}."
-        )
-    foreign = _FOREIGN.search(match[1])
+    foreign = _FOREIGN.search(text)
     if foreign:
         raise InputError(
             f"The genotype holds the character {foreign[0]!r}, which no genotype has. "
             "Was it copied whole and without changes?"
         )
+    reader = _Reader(line, column)
     try:
-        call = ast.parse(match[1].strip(), mode="eval").body
-        return _fields(call)
+        return reader.fields(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
+        place = reader.place(error.lineno or 1, error.offset or 1)
         raise InputError(
-            f"The genotype cannot be read: {error.msg} at line {error.lineno}, column "
-            f"{error.offset}. Was it copied whole?"
+            f"The genotype cannot be read: {error.msg} at {place}. Was it copied whole?"
         ) from error
     except InputError:
         raise
@@ -71,15 +97,68 @@ def read_text(text: str) -> tuple[str, dict[str, Any]]:
         raise InputError("The genotype cannot be read: it is nested too deeply.") from error
 
 
-def _fields(call: ast.expr) -> tuple[str, dict[str, Any]]:
-    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
-        raise InputError("Expected one call, Genotype(...), and nothing after it.")
-    if call.func.id != "Genotype":
-        raise InputError(f"Expected a call of Genotype. Received a call of {call.func.id[:60]}.")
-    kind = _kind(len(call.args), [keyword.arg or "**" for keyword in call.keywords])
-    names = [*FIELDS[kind][: len(call.args)], *(keyword.arg for keyword in call.keywords)]
-    values = [*call.args, *(keyword.value for keyword in call.keywords)]
-    return kind, {name: _literal(value) for name, value in zip(names, values, strict=True)}
+class _Reader:
+    """The values of a parsed text that begins at a place in another."""
+
+    def __init__(self, line: int, column: int):
+        self.line, self.column = line, column
+
+    def place(self, line: int, column: int) -> str:
+        column += self.column - 1 if line == 1 else 0
+        return f"line {self.line + line - 1}, column {column}"
+
+    def fields(self, node: ast.expr) -> tuple[str, dict[str, Any]]:
+        if isinstance(node, ast.Dict):
+            names = [self.literal(key) if key else "**" for key in node.keys]
+            twice = [name for place, name in enumerate(names) if name in names[:place]]
+            if twice:
+                raise InputError(f"The genotype gives {show(twice[0])} twice. Give it once.")
+            read = plain_fields(dict(zip(names, node.values, strict=True)))
+            return read[0], {name: self.literal(value) for name, value in read[1].items()}
+        if not isinstance(node, ast.Call):
+            raise InputError("Expected one call, Genotype(...), and nothing after it.")
+        kind = _kind(len(node.args), [keyword.arg or "**" for keyword in node.keywords])
+        names = [*FIELDS[kind][: len(node.args)], *(keyword.arg for keyword in node.keywords)]
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        return kind, {n: self.literal(value) for n, value in zip(names, values, strict=True)}
+
+    def literal(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant) and type(node.value) in (str, int, float):
+            return _small(node.value) if type(node.value) is int else node.value
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -self.typed(node.operand, int, float)
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self.literal(element) for element in node.elts]
+        if isinstance(node, ast.Call):
+            called = _called(node.func)
+            if called == "range" and 1 <= len(node.args) <= 2 and not node.keywords:
+                return list(range(*(self.typed(argument, int) for argument in node.args)))
+            if called == "range":
+                raise InputError(
+                    "Expected range(end) or range(start, end). Received another number of them."
+                )
+            # Of these a dtype, or a device, may stand behind the value.
+            if called in _LISTS and node.args:
+                return self.typed(node.args[0], list)
+            if _SCALARS.fullmatch(called) and len(node.args) == 1 and not node.keywords:
+                expected = {"s": (str,), "f": (int, float)}.get(called[0], (int,))
+                return self.typed(node.args[0], *expected)
+        raise self.refusal(
+            node, "A genotype holds only lists, tuples, text, numbers and range(...)"
+        )
+
+    def typed(self, node: ast.expr, *expected: type) -> Any:
+        value = self.literal(node)
+        if type(value) not in expected:
+            words = " or ".join(_WORDS[kind] for kind in expected)
+            raise self.refusal(node, f"Expected {words}")
+        return value
+
+    def refusal(self, node: ast.expr, expected: str) -> InputError:
+        kind = type(node.value) if isinstance(node, ast.Constant) else type(node)
+        place = self.place(node.lineno, node.col_offset + 1)
+        received = _WORDS.get(kind, "something else")
+        return InputError(f"{expected}. Received at {place}: {received}.")
 
 
 def _kind(unnamed: int, named: Sequence[str]) -> str:
@@ -94,32 +173,11 @@ def _kind(unnamed: int, named: Sequence[str]) -> str:
     )
 
 
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Constant) and type(node.value) in (str, int):
-        return node.value if isinstance(node.value, str) else _small(node.value)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_integer(node.operand)
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_literal(element) for element in node.elts]
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        if 1 <= len(node.args) <= 2 and not node.keywords:
-            return list(range(*(_integer(argument) for argument in node.args)))
-        raise InputError(
-            "Expected range(end) or range(start, end). Received another number of them."
-        )
-    raise InputError(
-        "A genotype holds only lists, tuples, text, whole numbers and range(...). Received at line "
-        f"{node.lineno}, column {node.col_offset + 1}: {type(node).__name__}."
-    )
-
-
-def _integer(node: ast.expr) -> int:
-    value = _literal(node)
-    if not isinstance(value, int):
-        raise InputError(
-            f"Expected a whole number at line {node.lineno}, column {node.col_offset + 1}."
-        )
-    return value
+def _called(function: ast.expr) -> str:
+    """What a call names, without NumPy's name before it."""
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return function.attr if function.value.id in ("np", "numpy") else ""
+    return function.id if isinstance(function, ast.Name) else ""
 
 
 def _small(value: int) -> int:

@@ -17,6 +17,9 @@ Edge = tuple[str, int]
 Nodes = tuple[tuple[Edge, ...], ...]
 """The incoming edges of each intermediate node, in their order."""
 
+MOST_NODES = 1000
+"""Far above any cell; keeps a triple's node from being believed."""
+
 
 def checked_concat(name: str, concat: Sequence[int], first: int, num_nodes: int) -> tuple[int, ...]:
     """The concat list called `name`, checked against nodes `first` to `first + num_nodes - 1`.
@@ -61,6 +64,10 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def _is_decimal(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+
+
 def checked_list(name: str, value: object) -> Sequence[Any]:
     """The cell called `name`, checked to be a list of something.
 
@@ -75,24 +82,59 @@ def checked_list(name: str, value: object) -> Sequence[Any]:
     return value
 
 
-def checked_nodes(name: str, value: object) -> Nodes:
-    """The cell called `name` ("normal" or "reduce") of a convolutional genotype, as nodes.
+def checked_cell(name: str, value: object, concat: Any) -> tuple[Nodes, tuple[int, ...]]:
+    """The cell called `name` ("normal" or "reduce"), as nodes, and its concat list.
+
+    A node without an edge is no part of the cell (FairDARTS, `DCOCell`): neither the concat list
+    nor an edge keeps it. Its place stays, so that the nodes behind it keep their numbers.
 
     Args:
         name: The field of the genotype.
         value: A list of nodes, a flat list of pairs, or a flat list of triples; see `Genotype`.
+        concat: The nodes that make the output.
 
     Raises:
-        InputError: It is none of these, or a node or an edge is not valid.
+        InputError: The cell is none of these, a node or an edge is not valid, no edge or no node of
+            the concat list is left, or that list does not fit the nodes.
     """
-    nodes = _grouped(name, checked_list(name, value))
+    nodes = _checked_nodes(name, _grouped(name, checked_list(name, value), concat))
+    concat = checked_concat(f"{name}_concat", concat, INPUT_NODES, len(nodes))
+    kept: list[tuple[Edge, ...]] = []
+    there = set(range(INPUT_NODES))
+    for node, edges in enumerate(nodes, INPUT_NODES):
+        kept.append(tuple(edge for edge in edges if edge[1] in there))
+        if kept[-1]:
+            there.add(node)
+    if not there.intersection(concat):
+        raise InputError(
+            f"{_cell_name(name)} cell: no node of {name}_concat has an edge that comes from the "
+            f"cell's inputs. Received: {name}={show(value)}, {name}_concat={show(list(concat))}."
+        )
+    while not kept[-1]:
+        kept.pop()
+    return tuple(kept), tuple(node for node in concat if node in there)
+
+
+def every_node(name: str, value: object) -> range:
+    """The concat list of a cell, of either kind, that nothing says: all of its nodes.
+
+    Raises:
+        InputError: The cell is no list.
+    """
+    value = checked_list(name, value)
+    if name == "recurrent":
+        return range(1, 1 + len(value))
+    return range(INPUT_NODES, INPUT_NODES + len(_grouped(name, value, None)))
+
+
+def _checked_nodes(name: str, nodes: Sequence[Any]) -> Nodes:
     known = (*CNN_PRIMITIVES[1:], *CNN_EVALUATION_PRIMITIVES)
     result = []
     for node, edges in enumerate(nodes, INPUT_NODES):
         where = f"{_cell_name(name)} cell, node {node}"
-        if not isinstance(edges, list | tuple) or not edges:
+        if not isinstance(edges, list | tuple):
             raise InputError(
-                f"{where}: every node needs a list of at least one (primitive, predecessor) pair. "
+                f"{where}: every node needs a list of (primitive, predecessor) pairs. "
                 f"Received: {show(edges)}."
             )
         result.append(
@@ -108,46 +150,56 @@ def _cell_name(name: str) -> str:
     return {"normal": "Normal", "reduce": "Reduction"}[name]
 
 
-def _grouped(name: str, value: Sequence[Any]) -> Sequence[Any]:
+def _grouped(name: str, value: Sequence[Any], concat: Any) -> Sequence[Any]:
     """The edges of each node, unchecked, from any of the accepted forms."""
 
-    def is_edge(entry: object) -> bool:
-        return isinstance(entry, list | tuple) and len(entry) > 0 and isinstance(entry[0], str)
+    def form(entry: object) -> str:
+        if not isinstance(entry, list | tuple) or not entry or not isinstance(entry[0], str):
+            return "node"
+        if len(entry) == 2 or _is_weighted(entry):
+            return "pair"
+        return "triple" if len(entry) == 3 else "neither"
 
-    if not is_edge(value[0]):
+    forms = {form(entry) for entry in value}
+    if form(value[0]) == "node":
         return value
-    lengths = {len(entry) if is_edge(entry) else 0 for entry in value}
-    if lengths == {2}:
+    if forms == {"pair"}:
         if len(value) % 2:
             raise InputError(
                 f"{name} as a flat list has two (primitive, predecessor) pairs per node. Received "
                 f"{len(value)} pairs. For other numbers of edges give one list of pairs per node."
             )
         return [value[start : start + 2] for start in range(0, len(value), 2)]
-    if lengths == {3}:
-        return _grouped_triples(name, value)
+    if forms == {"triple"}:
+        return _grouped_triples(name, value, concat)
     raise InputError(
         f"{name} must hold (primitive, predecessor) pairs only or (primitive, node, predecessor) "
         f"triples only. Received: {show(value)}."
     )
 
 
-def _grouped_triples(name: str, triples: Sequence[Any]) -> Sequence[Any]:
+def _grouped_triples(name: str, triples: Sequence[Any], concat: Any) -> Sequence[Any]:
     nodes: dict[int, list[Any]] = {}
     for primitive, node, predecessor in triples:
-        if not _is_integer(node) or node < INPUT_NODES:
+        if not _is_integer(node) or not INPUT_NODES <= node < INPUT_NODES + MOST_NODES:
             raise InputError(
                 f"{name}: the second entry of a (primitive, node, predecessor) triple is a node "
-                f"from {INPUT_NODES} on. Received: {show((primitive, node, predecessor))}."
+                f"from {INPUT_NODES} on, at most {INPUT_NODES + MOST_NODES - 1}. "
+                f"Received: {show((primitive, node, predecessor))}."
             )
-        nodes.setdefault(node, []).append((primitive, predecessor))
-    for expected, node in enumerate(sorted(nodes), INPUT_NODES):
-        if node != expected:
-            raise InputError(
-                f"{_cell_name(name)} cell, node {expected} has no edge, but node {show(node)} has. "
-                "Every node needs at least one; number the nodes without gaps."
-            )
-    return [nodes[node] for node in sorted(nodes)]
+        nodes.setdefault(int(node), []).append((primitive, predecessor))
+    count = max(nodes) + 1 - INPUT_NODES
+    # That the last nodes have no edge, only a concat list of all nodes tells.
+    if isinstance(concat, list | tuple | range):
+        listed = list(concat[: MOST_NODES + 1])
+        if listed == list(range(INPUT_NODES, INPUT_NODES + min(len(listed), MOST_NODES))):
+            count = max(count, len(listed))
+    return [nodes.get(node, []) for node in range(INPUT_NODES, INPUT_NODES + count)]
+
+
+def _is_weighted(entry: Sequence[Any]) -> bool:
+    """Whether it is a (primitive, predecessor, weight) triple: some tools add the weight."""
+    return len(entry) == 3 and _is_decimal(entry[2])
 
 
 def checked_edge(where: str, edge: object, node: int, known: Sequence[str]) -> Edge:
@@ -155,7 +207,8 @@ def checked_edge(where: str, edge: object, node: int, known: Sequence[str]) -> E
 
     Args:
         where: What the message of an error starts with.
-        edge: A (primitive, predecessor) pair.
+        edge: A (primitive, predecessor) pair; a decimal number behind it, its weight in the search,
+            is left out.
         node: The number of the node that the edge goes into.
         known: The primitives that may stand on it.
 
@@ -163,11 +216,12 @@ def checked_edge(where: str, edge: object, node: int, known: Sequence[str]) -> E
         InputError: It is no pair, the primitive is unknown or `none`, or the predecessor is not in
             [0, node).
     """
-    if not isinstance(edge, list | tuple) or len(edge) != 2 or not isinstance(edge[0], str):
+    fits = isinstance(edge, list | tuple) and (len(edge) == 2 or _is_weighted(edge))
+    if not fits or not isinstance(edge[0], str):
         raise InputError(
             f"{where}: expected a (primitive, predecessor) pair. Received: {show(edge)}."
         )
-    primitive, predecessor = edge
+    primitive, predecessor = edge[:2]
     if primitive == "none":
         raise InputError(
             f"{where}: 'none' is the absence of an edge and cannot be part of a genotype. Leave "
@@ -177,7 +231,8 @@ def checked_edge(where: str, edge: object, node: int, known: Sequence[str]) -> E
         raise InputError(f"{where}: {unknown_name('primitive', primitive[:60], known)}")
     if not _is_integer(predecessor):
         raise InputError(
-            f"{where}: the predecessor must be a whole number. Received: {show(predecessor)}."
+            f"{where}: the predecessor must be a whole number. Received: {show(predecessor)}"
+            f"{', a decimal number' if _is_decimal(predecessor) else ''}."
         )
     if not 0 <= predecessor < node:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.genotype.files import load
-from darts_tf.genotype.genotype import KINDS, Genotype, RecurrentGenotype
+from darts_tf.genotype.genotype import KINDS, Genotype, RecurrentGenotype, parse_text
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,44 @@ def genotype(name: str, kind: str = "cnn") -> Genotype | RecurrentGenotype:
     return entry(name, kind).genotype
 
 
-def resolve(name_or_path: str, kind: str = "cnn") -> Genotype | RecurrentGenotype:
-    """The genotype that a user means: a name of the zoo, or else a genotype file.
+def load_genotype(
+    name_or_file: str | os.PathLike[str],
+    kind: str | None = None,
+    which: str | int | None = None,
+) -> Genotype | RecurrentGenotype:
+    """The genotype that a user means: published, in a file, or written out.
+
+    Args:
+        name_or_file: A name of the zoo; the path of a file, with `#name` or `#index` behind it to
+            choose one of several genotypes; or the text of a genotype itself.
+        kind: "cnn" or "rnn": where the name is looked up, and what the file must hold. By default a
+            name is one of a convolutional cell where it can be, and the file may hold either.
+        which: Of several genotypes, the name that stands before it or its index, from 0 or, from
+            the end, -1.
 
     Raises:
-        InputError: It is neither, the file cannot be read, or holds a genotype of the other kind.
+        InputError: It is none of these, the file cannot be read, or holds a genotype of the other
+            kind, or several and which is not said.
     """
-    if name_or_path in names(kind):
-        return genotype(name_or_path, kind)
-    if not os.path.exists(name_or_path):
-        error = unknown_name("genotype", name_or_path, names(kind))
-        raise InputError(f"{error} The path of a genotype file is accepted as well.")
-    found = load(name_or_path)
-    if not isinstance(found, KINDS[kind]):
+    name = os.fspath(name_or_file)
+    known = [name for each in (KINDS if kind is None else [kind]) for name in names(each)]
+    if name in known:
+        return genotype(name, kind or next(each for each in KINDS if name in names(each)))
+    file, mark, fragment = name.rpartition("#")
+    if os.path.exists(name):
+        found, what = load(name, which), f"Genotype file {name} holds"
+    elif mark and os.path.exists(file):
+        found, what = load(file, fragment), f"Genotype file {name} holds"
+    elif any(bracket in name for bracket in "({"):
+        found, what = parse_text(name, which), "The text is"
+    else:
+        error = unknown_name("genotype", name, known)
         raise InputError(
-            f"Genotype file {name_or_path} holds a {type(found).__name__}; "
-            f"here a {KINDS[kind].__name__} is needed."
+            f"{error} The path of a genotype file is accepted as well, and a genotype written out."
+        )
+    if kind and not isinstance(found, KINDS[kind]):
+        raise InputError(
+            f"{what} a {type(found).__name__}; here a {KINDS[kind].__name__} is needed."
         )
     return found
 

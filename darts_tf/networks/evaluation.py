@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import replicas
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.genotype import Genotype
 from darts_tf.networks import skeleton
 from darts_tf.networks.auxiliary import AuxiliaryHead
@@ -72,12 +72,13 @@ class EvaluationNetwork(ImageNetwork):
         if not isinstance(genotype, Genotype):
             raise InputError(
                 f"genotype must be a darts_tf.Genotype. Received: {genotype!r}. A published one is "
-                'darts_tf.genotype.zoo.genotype("DARTS_V2"); a file is read by '
-                "darts_tf.genotype.load(path)."
+                'darts_tf.load_genotype("DARTS_V2"); a file is read by '
+                "darts_tf.load_genotype(path)."
             )
-        skeleton.check_positive(
+        num_classes, init_channels, num_cells = skeleton.positive(
             num_classes=num_classes, init_channels=init_channels, num_cells=num_cells
         )
+        seed = whole_number("seed", seed, 0)
         if stem not in ("cifar", "imagenet"):
             raise unknown_name("stem", stem, ("cifar", "imagenet"))
         if stem == "imagenet" and init_channels < 2:
@@ -96,7 +97,7 @@ class EvaluationNetwork(ImageNetwork):
             "num_classes": num_classes,
             "init_channels": init_channels,
             "num_cells": num_cells,
-            "auxiliary": auxiliary,
+            "auxiliary": bool(auxiliary),
             "image_shape": list(self.image_shape),
             "stem": stem,
             "seed": seed,

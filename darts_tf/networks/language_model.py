@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import replicas
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, real_number, whole_number
 from darts_tf.space.recurrent_functions import INITIAL_RANGE
 
 MASKS = ("embedding", "input", "cell_input", "cell_hidden", "output")
@@ -51,7 +51,8 @@ class Regularization:
     def __post_init__(self):
         """Checks the ranges."""
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value = real_number(field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             largest = 1 if field.name.startswith("dropout") else math.inf
             if not 0 <= value < largest:
                 wanted = "in [0, 1)" if largest == 1 else "0 or more, and finite"
@@ -95,14 +96,11 @@ class LanguageModel(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        for what, value in (
-            ("vocabulary_size", vocabulary_size),
-            ("width", width),
-            ("batch_size", batch_size),
-            ("evaluation_batch_size", evaluation_batch_size),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{what} must be a whole number of 1 or more. Received: {value}.")
+        vocabulary_size = whole_number("vocabulary_size", vocabulary_size)
+        width = whole_number("width", width)
+        batch_size = whole_number("batch_size", batch_size)
+        evaluation_batch_size = whole_number("evaluation_batch_size", evaluation_batch_size)
+        seed = whole_number("seed", seed, 0)
         if isinstance(regularization, dict):
             regularization = Regularization(**regularization)
         self.vocabulary_size, self.width = vocabulary_size, width

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 from darts_tf.space import functional
 from darts_tf.space.block import OfWhole, kernel_initializer
 from darts_tf.space.dual import bilinear, linear, read, total, value
@@ -111,15 +111,13 @@ def by_path(parts: dict[str, keras.layers.Layer], method: str) -> dict:
     }
 
 
-def check_positive(**numbers: int) -> None:
-    """Checks that every number is a positive integer.
+def positive(**numbers: int) -> list[int]:
+    """The numbers in their order, as ints.
 
     Raises:
-        InputError: One is not; the message names it.
+        InputError: One is no whole number of 1 or more; the message names it.
     """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} must be a positive integer. Received: {name}={number!r}.")
+    return [whole_number(name, number) for name, number in numbers.items()]
 
 
 def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple[int, int, int]:
@@ -133,14 +131,14 @@ def check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> tuple
         InputError: The shape is not three positive integers, or a side is under 8 px or under 2 **
             halvings.
     """
-    shape = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()
-    if len(shape) != 3 or not all(
-        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape
-    ):
+    try:
+        height, width, channels = image_shape
+        shape = tuple(positive(height=height, width=width, channels=channels))
+    except (TypeError, ValueError) as error:
         raise InputError(
             "image_shape must be (height, width, channels), three positive integers. "
             f"Received: {image_shape!r}."
-        )
+        ) from error
     least = max(MINIMUM_IMAGE_SIZE, 2**halvings)
     if min(shape[:2]) < least:
         raise InputError(

@@ -70,7 +70,7 @@ class Supernet(ImageNetwork):
         preprocessing: keras.layers.Layer | None = None,
     ):
         super().__init__(name=name)
-        skeleton.check_positive(
+        num_classes, init_channels, num_cells, num_nodes = skeleton.positive(
             num_classes=num_classes,
             init_channels=init_channels,
             num_cells=num_cells,
@@ -88,7 +88,7 @@ class Supernet(ImageNetwork):
             "image_shape": list(self.image_shape),
             "primitives": list(self.primitives),
             "activation": activation,
-            "recompute": recompute,
+            "recompute": bool(recompute),
             "name": name,
         }
         self.own(preprocessing)

@@ -128,12 +128,15 @@ def cell_graphs(genotype: Genotype | RecurrentGenotype) -> list[CellGraph]:
     graphs = []
     for name, reduction in (("Normal cell", False), ("Reduction cell", True)):
         nodes, concat = genotype.cell(reduction)
-        names = ["c_{k-2}", "c_{k-1}", *map(str, range(len(nodes))), "c_{k}"]
+        # A node without an edge is not drawn; the others keep their numbers.
+        shown = [node for node, edges in enumerate(nodes, INPUT_NODES) if edges]
+        names = ["c_{k-2}", "c_{k-1}", *(str(node - INPUT_NODES) for node in shown), "c_{k}"]
+        index = {node: place for place, node in enumerate([*range(INPUT_NODES), *shown])}
         links = [
-            (predecessor, node, primitive)
+            (index[predecessor], index[node], primitive)
             for primitive, node, predecessor in genotype.edges(reduction)
         ]
-        links += [(node, len(names) - 1, None) for node in sorted(concat)]
+        links += [(index[node], len(names) - 1, None) for node in sorted(concat)]
         graphs.append(CellGraph(name, _roles(names), tuple(links)))
     return graphs
 

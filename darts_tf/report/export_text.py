@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import sys
 import tempfile
 
 import numpy as np
@@ -21,6 +23,7 @@ def export_language_model(
     path: str | os.PathLike[str],
     words: list[str],
     unknown: str = "<unk>",
+    end: str = "<eos>",
 ) -> None:
     """Writes a SavedModel with three endpoints, and checks it.
 
@@ -29,9 +32,10 @@ def export_language_model(
     the next `state`. Any batch and time, so that text can be scored at once or generated word by
     word.
 
-    `serve_text`: `text` (batch,) strings, words parted by white space, and `state` to the same and
-    `tokens` (batch, time) and `lengths` (batch,); rows are filled up after their length, and the
-    `state` is that after the last word of each row.
+    `serve_text`: `text` (batch,) strings, read as those of a corpus are, and `state` to the same
+    and `tokens` (batch, time) and `lengths` (batch,); rows are filled up after their length, and
+    the `state` is that after the last word of each row. White space parts words; the end of a line
+    becomes `end`, where that does not stand already; a row that ends without one may be continued.
 
     `initial_state`: `batch` () int32 to `state`, with which a text begins.
 
@@ -42,6 +46,7 @@ def export_language_model(
         path: Folder to write; it must not exist or be empty.
         words: The vocabulary, in the order of the word numbers.
         unknown: The word of the vocabulary that stands for all others.
+        end: The word of the vocabulary at the end of a line.
 
     Raises:
         InputError: The folder is not empty, the vocabulary does not fit, or the written model's
@@ -54,8 +59,9 @@ def export_language_model(
             f"words must have {network.vocabulary_size} entries, one for each number of the "
             f"network. Received: {len(words)}."
         )
-    if unknown not in words:
-        raise InputError(f"The vocabulary has no word {unknown!r} for unknown words.")
+    for word, purpose in ((unknown, "unknown words"), (end, "the end of a line")):
+        if word not in words:
+            raise InputError(f"The vocabulary has no word {word!r} for {purpose}.")
 
     module = tf.Module()
     module.table = tf.lookup.StaticHashTable(
@@ -74,7 +80,7 @@ def export_language_model(
         }
 
     def serve_text(text, state):
-        ragged = module.table.lookup(tf.strings.split(text))
+        ragged = module.table.lookup(tf.strings.split(_marked(text, end)))
         tokens, lengths = ragged.to_tensor(), tf.cast(ragged.row_lengths(), tf.int32)
         return {**serve(tokens, state, lengths), "tokens": tokens, "lengths": lengths}
 
@@ -106,6 +112,16 @@ def export_language_model(
         module.assets = [tf.saved_model.Asset(os.path.join(folder, name)) for name in ASSETS]
         tf.saved_model.save(module, os.fspath(partial), signatures=signatures)
         _check(partial, serve, network, path)
+
+
+def _marked(text: tf.Tensor, end: str) -> tf.Tensor:
+    """The text in one line, its words parted by spaces, with one `end` for each end of a line."""
+    # What str.split() parts words by, and TensorFlow's split only in part.
+    blank = "".join(c for c in map(chr, range(sys.maxunicode)) if c.isspace() and c not in "\n\r")
+    text = tf.strings.regex_replace(text, "\r\n?", "\n")
+    text = tf.strings.regex_replace(text, f"[{blank}]", " ")
+    text = tf.strings.regex_replace(text, f"(?m)(^| ){re.escape(end)} *\n", "\n")
+    return tf.strings.regex_replace(text, "\n", f" {end} ".replace("\\", r"\\"))
 
 
 def _check(

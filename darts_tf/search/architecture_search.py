@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import collective, replicas
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.finite import FirstNotFinite
 from darts_tf.losses import BatchLoss, update_loss
 from darts_tf.search import bilevel, step_guard, virtual_step
@@ -163,7 +163,9 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         with self.distribute_strategy.scope():
             self.build_metrics(spec)
         options.setdefault("steps_per_epoch", pairing.steps_per_epoch)
-        start = self._start_of(pairing, options.get("initial_epoch", 0))
+        start = self._start_of(
+            pairing, whole_number("initial_epoch", options.get("initial_epoch", 0), 0)
+        )
         return replicas.Deferred(spec, lambda: self._dealt(batches(start())))
 
     def _start_of(self, pairing, initial_epoch: int) -> Callable[[], int]:

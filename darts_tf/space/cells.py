@@ -191,7 +191,8 @@ class DerivedCell(Cell):
     """A cell of a genotype: every node sums the few operations that were kept.
 
     Args:
-        nodes: For each intermediate node its (primitive, source) pairs.
+        nodes: For each intermediate node its (primitive, source) pairs; a node that has none is
+            left out, and no other reads it.
         concat: Nodes that are joined in the output.
 
     Call arguments:
@@ -246,5 +247,6 @@ class DerivedCell(Cell):
                 if keep is not None and droppable:
                     y *= tf.cast(next(factors), y.dtype)[:, None, None, None]
                 kept.append(y)
-            states.append(self.state(tf.add_n(kept)))
+            # A node without an edge is read by no other.
+            states.append(self.state(tf.add_n(kept)) if kept else None)
         return tf.concat([states[node].whole for node in self.concat], -1)

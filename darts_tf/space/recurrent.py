@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import collective
-from darts_tf.errors import InputError, unknown_name
+from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.genotype import RNN_PRIMITIVES, RecurrentGenotype, edge_offset
 from darts_tf.space.fused import fused
 from darts_tf.space.masked_product import masked_product
@@ -40,11 +40,6 @@ class Unrolled(NamedTuple):
     outputs: tf.Tensor
     last: tf.Tensor
     states: tf.Tensor | None = None
-
-
-def _check_width(width: int) -> None:
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise InputError(f"width must be a whole number of 1 or more. Received: {width!r}.")
 
 
 def _uniform():
@@ -88,11 +83,7 @@ class RecurrentSearchCell(keras.layers.Layer):
         **options,
     ):
         super().__init__(name=name, **options)
-        _check_width(width)
-        if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
-            raise InputError(
-                f"num_nodes must be a whole number of 1 or more. Received: {num_nodes!r}."
-            )
+        width, num_nodes = whole_number("width", width), whole_number("num_nodes", num_nodes)
         self.primitives = tuple(primitives)
         for primitive in self.primitives:
             if primitive not in RNN_PRIMITIVES:
@@ -249,7 +240,7 @@ class RecurrentDerivedCell(keras.layers.Layer):
         self, genotype: RecurrentGenotype, width: int = 850, name: str = "cell", **options
     ):
         super().__init__(name=name, **options)
-        _check_width(width)
+        width = whole_number("width", width)
         if not isinstance(genotype, RecurrentGenotype):
             raise InputError(
                 f"genotype must be a RecurrentGenotype. Received: {type(genotype).__name__}."

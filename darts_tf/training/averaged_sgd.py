@@ -47,7 +47,7 @@ class AveragedSGD(SGD):
         name: str = "averaged_sgd",
     ):
         super().__init__(learning_rate, 0.0, l2, clip_norm, name)
-        self.published = published
+        self.published = bool(published)
         self.base_rate = float(self.learning_rate)  # of a schedule, the first
 
     def build(self, variables):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from darts_tf import files
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, real_number, whole_number
 from darts_tf.genotype import alpha_file, save
 
 
@@ -27,9 +27,10 @@ class DropPathSchedule(keras.callbacks.Callback):
 
     def __init__(self, largest: float, epochs: int):
         super().__init__()
-        if not 0 <= largest < 1:
+        self.largest = real_number("largest", largest)
+        if not 0 <= self.largest < 1:
             raise InputError(f"The drop path probability must be in [0, 1). Received: {largest}.")
-        self.largest, self.epochs = largest, epochs
+        self.epochs = whole_number("epochs", epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the network's probability."""
@@ -140,7 +141,7 @@ class AlphaHistory(_Record):
     def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0):
         super().__init__()
         self.path = pathlib.Path(path)
-        self.first_epoch = first_epoch
+        self.first_epoch = whole_number("first_epoch", first_epoch, 0)
         self.arrays: dict[str, np.ndarray] = {}
 
     def begin(self, epoch):
@@ -236,7 +237,8 @@ class Progress(keras.callbacks.Callback):
         clock: Callable[[], float] = time.monotonic,
     ):
         super().__init__()
-        self.title, self.epochs, self.every = title, epochs, every
+        self.title, self.epochs = title, whole_number("epochs", epochs)
+        self.every = real_number("every", every)
         self.stream, self.clock = stream or sys.stdout, clock
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import collective, finite, replicas
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, real_number
 from darts_tf.losses import BatchLoss, update_loss
 from darts_tf.space.tracing import local_statistics
 
@@ -34,12 +34,12 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         self, network: keras.Model, auxiliary_weight: float = 0.4, name: str = "evaluation"
     ):
         super().__init__(name=name)
-        if auxiliary_weight < 0:
+        self.auxiliary_weight = real_number("auxiliary_weight", auxiliary_weight)
+        if self.auxiliary_weight < 0:
             raise InputError(
                 f"auxiliary_weight must not be negative. Received: {auxiliary_weight}."
             )
         self.network = network
-        self.auxiliary_weight = auxiliary_weight
         # Named as Keras' own tracker, whose place it takes in the results: that one is fed only by
         # Keras' train_step.
         self._mean_loss = keras.metrics.Mean(name="loss")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, whole_number
 
 
 class NotFinite(InputError):
@@ -34,9 +34,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
 
     def __init__(self, window: int = 10):
         super().__init__()
-        if window < 1:
-            raise InputError(f"window must be 1 step or more. Received: window={window}.")
-        self.window = window
+        self.window = whole_number("window", window)
 
     def on_train_begin(self, logs=None):
         """Looks at what the training begins with."""

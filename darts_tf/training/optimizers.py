@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from darts_tf.errors import InputError
+from darts_tf.errors import InputError, real_number, whole_number
 
 
 def clip_by_global_norm(
@@ -35,10 +35,12 @@ class _CoupledDecay(keras.optimizers.Optimizer):
     """An optimizer with L2 in the gradient, as `l2`: g <- g + l2 * w before anything else."""
 
     def __init__(self, learning_rate: float, l2: float, name: str):
+        if not callable(learning_rate):  # as a schedule is
+            learning_rate = real_number("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
-        if l2 < 0:
+        self.l2 = real_number("l2", l2)
+        if self.l2 < 0:
             raise InputError(f"l2 must not be negative. Received: l2={l2}.")
-        self.l2 = l2
 
     def slots(self, variables: list[keras.Variable], name: str) -> list[keras.Variable]:
         """One variable of zeros like each of the weights."""
@@ -83,14 +85,16 @@ class SGD(_CoupledDecay):
         name: str = "sgd",
     ):
         super().__init__(learning_rate, l2, name)
-        if not 0 <= momentum < 1:
+        self.momentum = real_number("momentum", momentum)
+        if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be in [0, 1). Received: momentum={momentum}.")
-        if clip_norm is not None and clip_norm <= 0:
+        # A variable stays one, so that it can be changed between steps.
+        varies = clip_norm is None or isinstance(clip_norm, tf.Variable | keras.Variable)
+        self.clip_norm = clip_norm if varies else real_number("clip_norm", clip_norm)
+        if self.clip_norm is not None and self.clip_norm <= 0:
             raise InputError(
                 f"clip_norm must be positive, or None. Received: clip_norm={clip_norm}."
             )
-        self.momentum = momentum
-        self.clip_norm = clip_norm
 
     def build(self, variables):
         """Makes the momentum buffers."""
@@ -162,13 +166,13 @@ class Adam(_CoupledDecay):
         name: str = "adam",
     ):
         super().__init__(learning_rate, l2, name)
-        if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
+        self.beta_1, self.beta_2 = real_number("beta_1", beta_1), real_number("beta_2", beta_2)
+        if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1):
             raise InputError(
                 f"beta_1 and beta_2 must be in [0, 1). Received: {beta_1} and {beta_2}."
             )
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.epsilon = epsilon
-        self.legacy_epsilon = legacy_epsilon
+        self.epsilon = real_number("epsilon", epsilon)
+        self.legacy_epsilon = bool(legacy_epsilon)
 
     def build(self, variables):
         """Makes the two moments."""
@@ -213,12 +217,22 @@ def cosine_schedule(initial: float, final: float, epochs: int) -> Callable[[int]
 
     It is set once at the start of an epoch: epoch 0 has `initial`, the last is a little above
         `final`. For `keras.callbacks.LearningRateScheduler`.
+
+    Raises:
+        InputError: A rate is no number, or `epochs` no whole number of 1 or more.
     """
+    initial, final = real_number("initial", initial), real_number("final", final)
+    epochs = whole_number("epochs", epochs)
     return lambda epoch, _=None: (
         final + (initial - final) * (1 + math.cos(math.pi * epoch / epochs)) / 2
     )
 
 
 def exponential_schedule(initial: float, factor: float) -> Callable[[int], float]:
-    """Learning rate of epoch t = 0, 1, ...: initial * factor ** t (ImageNet: 0.1 and 0.97)."""
+    """Learning rate of epoch t = 0, 1, ...: initial * factor ** t (ImageNet: 0.1 and 0.97).
+
+    Raises:
+        InputError: One of the two is no number.
+    """
+    initial, factor = real_number("initial", initial), real_number("factor", factor)
     return lambda epoch, _=None: initial * factor**epoch
