@@ -374,4 +374,4 @@ def test_programs_balance_classes():
         with pytest.raises(InputError, match="--class_weight 'x'. Known: balanced, none"):
             program(class_weight="x")
     with pytest.raises(InputError, match="--class_weight=balanced counts the labels in memory"):
-        train_cnn.streams_of_imagenet(settings, None)
+        train_cnn.streams_of_imagenet(settings, "imagenet2012", None)
