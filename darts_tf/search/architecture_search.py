@@ -9,6 +9,7 @@ import tensorflow as tf
 from darts_tf import collective, replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.finite import FirstNotFinite
+from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
 from darts_tf.losses import per_example
 from darts_tf.search import bilevel, step_guard
 from darts_tf.search.search_space import SearchSpace, check_supernet
@@ -66,6 +67,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         self._train_loss = keras.metrics.Mean(name="loss")
         self._validation_loss = keras.metrics.Mean(name="arch_loss")
         self.first_not_finite = FirstNotFinite()
+        self.loss_scale = loss_scale_of(supernet)
         self.built = True
 
     def call(self, x, training=False):
@@ -96,6 +98,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             **options: As for `keras.Model.compile`.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
+        optimizer = without_scaling(optimizer, self.loss_scale, options)
         # Keras would choose XLA on a GPU, which has no kernel for max pooling's second derivative.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
@@ -166,10 +169,19 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         # In exact second order the pass along a direction needs the most memory. What the others
         # keep is gone by then.
         keeps = keeping(self.order == "second_exact")
-        with local_statistics(not self.sync_batch_norm), keeps:
-            return self._train_step(*_unpack_pair(data))
+        changed = [
+            *self.supernet.variables,
+            *self.optimizer.variables,
+            *self.arch_optimizer.variables,
+        ]
+        with (
+            local_statistics(not self.sync_batch_norm),
+            keeps,
+            attempt(self.loss_scale, changed) as overflows,
+        ):
+            return self._train_step(*_unpack_pair(data), overflows)
 
-    def _train_step(self, train, validation):
+    def _train_step(self, train, validation, overflows):
         variables = self.supernet.network_parameters
         rows, of_validation = (replicas.rows(tf.shape(y)[0]) for _, y, _ in (train, validation))
         w = flatten([tf.convert_to_tensor(v) for v in variables])
@@ -181,6 +193,12 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         def of_alphas():
             train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
             kept = {}  # what the validation pass leaves in the variables of its stream
+            overflowed = []
+
+            def reduce(g):
+                g, *found = checked(replicas.total(g))
+                overflowed.extend(found)
+                return g
 
             def validation_loss(w, alphas):
                 passed = self._evaluate(validation, w, alphas, replicas.total, own)
@@ -190,21 +208,23 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                     kept[id(variable)] = value
                 return passed.loss
 
-            gradient = bilevel.architecture_gradient(
+            found = bilevel.architecture_gradient(
                 self.order,
                 train_loss,
                 validation_loss,
                 w,
                 alphas,
                 self._virtual_step(),
-                replicas.total,
+                reduce,
             )
-            return gradient, [kept[id(v)] for v, _ in streams], virtual_losses[:1]
+            kept = [kept[id(v)] for v, _ in streams]
+            return found, kept, virtual_losses[:1], overflowed
 
         # Order of the paper's algorithm 1: alpha first.
-        gradient, kept, virtual_losses = collective.in_one_order(of_alphas)
+        found, kept, virtual_losses, overflowed = collective.in_one_order(of_alphas)
+        g_alphas, overflowed_alphas = checked(found.alphas)
         # A Keras optimizer sums over the replicas itself.
-        self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
+        self.arch_optimizer.apply(g_alphas, self.supernet.architecture_parameters)
 
         def of_weights():
             alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
@@ -214,9 +234,11 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 # Each replica adds its share of the added losses, which are means over its part.
                 added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
                 objective = tf.add_n([passed.loss, *added])
-            return passed, unflatten(tape.gradient(objective, w), variables)
+            return passed, unflatten(gradient(tape, objective, w), variables)
 
         passed, g = collective.in_one_order(of_weights)
+        g, overflowed_weights = checked(g)
+        overflows += [*overflowed, overflowed_alphas, overflowed_weights]
         counterparts = [counterpart for _, counterpart in streams]
         left_alone = {id(v) for v in (*self.supernet.architecture_parameters, *counterparts)}
         changed = []
@@ -239,11 +261,11 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             validation,
             (rows, of_validation),
             began,
-            step_guard.Computed(virtual_losses, gradient, passed.loss, g),
+            step_guard.Computed(virtual_losses, found, passed.loss, g),
         )
         self.first_not_finite.look(step, checks, rows)
         _update_loss(self._train_loss, passed.loss, train, rows)
-        _update_loss(self._validation_loss, gradient.validation_loss, validation, of_validation)
+        _update_loss(self._validation_loss, found.validation_loss, validation, of_validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
 
     def test_step(self, data):
@@ -349,12 +371,16 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             )
             given = [*zip(weights, unflatten(w, weights), strict=True)]
             given += zip(architecture, alphas, strict=True)
+            # At float16 the derivative along a direction of length 1, which neither over- nor
+            # underflows, times the length of v.
+            length = 1.0 if self.loss_scale is None else tf.norm(v)
+            v = v if self.loss_scale is None else tf.math.divide_no_nan(v, length)
             with keras.StatelessScope(state_mapping=given):
                 outputs, slope = self.supernet.along(x, unflatten(v, weights))
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(outputs)
                 value = self._mean_loss(y, outputs, weight, reduce)
-            return tf.reduce_sum(tape.gradient(value, outputs) * slope)
+            return length * tf.reduce_sum(tape.gradient(value, outputs) * slope)
 
         if getattr(self.supernet, "along", None) is not None:
             loss.along = along

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from darts_tf import collective, finite, replicas
 from darts_tf.errors import InputError
+from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
 from darts_tf.losses import per_example
 from darts_tf.space.tracing import local_statistics
 
@@ -44,6 +45,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         # Keras' train_step.
         self._mean_loss = keras.metrics.Mean(name="loss")
         self.first_not_finite = finite.FirstNotFinite()
+        self.loss_scale = loss_scale_of(network)
         self.built = True
 
     def call(self, x, training=False):
@@ -73,7 +75,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
                 of its part, and the running ones are averaged.
             **options: As for `keras.Model.compile`.
         """
-        optimizer = keras.optimizers.get(optimizer)
+        optimizer = without_scaling(keras.optimizers.get(optimizer), self.loss_scale, options)
         # Keras would choose XLA on a GPU and compile anew for a smaller last batch.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
@@ -97,6 +99,11 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
 
     def train_step(self, data):
         """One step of the weights."""
+        changed = [*self.network.variables, *self.optimizer.variables]
+        with attempt(self.loss_scale, changed) as overflows:
+            return self._train_step(data, overflows)
+
+    def _train_step(self, data, overflows):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
         step = tf.convert_to_tensor(self.optimizer.iterations)
@@ -114,13 +121,15 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
                 if weight is not None:
                     losses *= tf.cast(weight, losses.dtype)
                 loss = tf.reduce_sum(losses) / tf.cast(rows.all, losses.dtype)
-            gradients = tape.gradient(
-                loss, [v.value for v in variables], unconnected_gradients="zero"
+            gradients = gradient(
+                tape, loss, [v.value for v in variables], unconnected_gradients="zero"
             )
             return outputs.logits, losses, gradients
 
         with local_statistics(not self.sync_batch_norm):
             logits, losses, gradients = collective.in_one_order(compute)
+        gradients, overflowed = checked(gradients)
+        overflows.append(overflowed)
         if not self.sync_batch_norm:
             replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from darts_tf import finite, replicas
+from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
 from darts_tf.losses import token_cross_entropy
 from darts_tf.networks.language_model import LanguageModel
 
@@ -37,6 +38,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         self.network = network
         self._mean_loss = keras.metrics.Mean(name="loss")
         self.first_not_finite = finite.FirstNotFinite()
+        self.loss_scale = loss_scale_of(network)
         self.built = True
 
     def call(self, x, training=False):
@@ -50,13 +52,18 @@ class LanguageModelTraining(replicas.ReplicatedModel):
             optimizer: Of the weights.
             **options: As for `keras.Model.compile`.
         """
-        optimizer = keras.optimizers.get(optimizer)
+        optimizer = without_scaling(keras.optimizers.get(optimizer), self.loss_scale, options)
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
         optimizer.build(self.network.trainable_variables)
 
     def train_step(self, data):
         """One step of the weights."""
+        changed = [*self.network.variables, *self.optimizer.variables]
+        with attempt(self.loss_scale, changed) as overflows:
+            return self._train_step(data, overflows)
+
+    def _train_step(self, data, overflows):
         x, y = data
         variables = self.network.trainable_variables
         step = tf.convert_to_tensor(self.optimizer.iterations)
@@ -67,8 +74,10 @@ class LanguageModelTraining(replicas.ReplicatedModel):
             # This replica's share of the global mean; the optimizer sums the shares.
             rows = replicas.rows(tf.shape(x)[0])
             loss = rows.share(tf.reduce_mean(losses) + result.penalty)
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
+        gradients = gradient(tape, loss, [v.value for v in variables])
+        # The embedding's may be sparse.
+        gradients, overflowed = checked([tf.convert_to_tensor(g) for g in gradients])
+        overflows.append(overflowed)
         self.optimizer.apply(gradients, variables)
         name = "loss of the training batch"
         checks = [
