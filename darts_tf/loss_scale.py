@@ -63,9 +63,7 @@ def checked(gradients: Any) -> tuple[Any, tf.Tensor | bool]:
         return gradients, False
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in tf.nest.flatten(gradients)]
     overflowed = ~tf.reduce_all(finite) & (scale > 1)
-    zeroed = tf.nest.map_structure(
-        lambda g: tf.where(overflowed, tf.zeros_like(g), g), gradients
-    )
+    zeroed = tf.nest.map_structure(lambda g: tf.where(overflowed, tf.zeros_like(g), g), gradients)
     return zeroed, overflowed
 
 
@@ -85,8 +83,11 @@ class LossScale(keras.layers.Layer):
             initializer=keras.initializers.Constant(INITIAL),
             trainable=False,
         )
-        self.good_steps = self.add_weight(
-            name="good_steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+        self.good_steps, self.undone_steps = (
+            self.add_weight(
+                name=name, shape=(), dtype="int64", initializer="zeros", trainable=False
+            )
+            for name in ("good_steps", "undone_steps")
         )
         self.built = True
 
@@ -114,7 +115,14 @@ class LossScale(keras.layers.Layer):
         good = tf.convert_to_tensor(self.good_steps) + 1
         grows = good >= self.growth_steps
         self.scale.assign(tf.where(bad, scale / 2, tf.where(grows, scale * 2, scale)))
-        self.good_steps.assign(tf.where(bad | grows, 0, good))
+        self.good_steps.assign(tf.where(bad | grows, tf.zeros_like(good), good))
+        self.undone_steps.assign_add(tf.cast(bad, good.dtype))
+
+
+def steps_done(optimizer: keras.optimizers.Optimizer, loss_scale: LossScale | None) -> tf.Tensor:
+    """The steps that a model has computed, those that were undone too."""
+    taken = tf.cast(optimizer.iterations, tf.int64)
+    return taken if loss_scale is None else taken + loss_scale.undone_steps
 
 
 def loss_scale_of(network: keras.Model) -> LossScale | None:

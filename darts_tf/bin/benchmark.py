@@ -212,7 +212,7 @@ def _object_of(command: list[str]) -> dict:
 
 def peak_memory_mb() -> int:
     """The largest resident memory of this process so far."""
-    import resource  # not on Windows, where the other programs run
+    import resource  # of Unix, as the lock of a work folder is (fcntl)
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -1,5 +1,6 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,17 @@ import tensorflow as tf
 from darts_tf import collective, replicas
 from darts_tf.errors import InputError, unknown_name
 from darts_tf.finite import FirstNotFinite
-from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import per_example
 from darts_tf.search import bilevel, step_guard
+from darts_tf.search.published_second_order import PublishedSecondOrder
 from darts_tf.search.search_space import SearchSpace, check_supernet
 from darts_tf.search.virtual_step import flatten, next_step, unflatten
 from darts_tf.space.tracing import gradients_of, keeping, local_statistics
@@ -61,6 +70,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         if not callable(order) and order not in bilevel.ORDERS:
             raise unknown_name("order", order, bilevel.ORDERS)
         check_supernet(supernet)
+        _warn_of_rounding(supernet, order)
         self.supernet = supernet
         self.order = order
         self.clip_virtual_step = clip_virtual_step
@@ -186,7 +196,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         rows, of_validation = (replicas.rows(tf.shape(y)[0]) for _, y, _ in (train, validation))
         w = flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
+        step, began = steps_done(self.optimizer, self.loss_scale), (w, alphas)
         streams = getattr(self.supernet, "stream_state", [])
         own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
 
@@ -421,6 +431,22 @@ def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:
     if hasattr(loss, "along"):
         noting.along = loss.along
     return noting, values
+
+
+def _warn_of_rounding(supernet: SearchSpace, order: str | bilevel.Gradient) -> None:
+    """Warns where both passes of a finite difference would be rounded to half precision."""
+    if order != "second_fd" and not isinstance(order, PublishedSecondOrder):
+        return
+    for layer in supernet._flatten_layers():
+        # Others cast by themselves, and within `full_precision` do not.
+        if layer.autocast and layer.weights and layer.compute_dtype in ("bfloat16", "float16"):
+            warnings.warn(
+                f"The finite difference of order='second_fd' is lost in the rounding of "
+                f"{layer.name}, a layer that computes in {layer.compute_dtype}. Take "
+                "order='second_exact' or 'first', or make the supernet in float32.",
+                stacklevel=3,
+            )
+            return
 
 
 def _unpack_pair(data):

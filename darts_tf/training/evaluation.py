@@ -5,7 +5,14 @@ import tensorflow as tf
 
 from darts_tf import collective, finite, replicas
 from darts_tf.errors import InputError
-from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import per_example
 from darts_tf.space.tracing import local_statistics
 
@@ -106,7 +113,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
     def _train_step(self, data, overflows):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+        step = steps_done(self.optimizer, self.loss_scale)
         began = [tf.convert_to_tensor(v) for v in variables]
         # This replica's share of the mean over the global batch; the optimizer sums the shares.
         rows = replicas.rows(tf.shape(y)[0])

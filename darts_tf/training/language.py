@@ -7,7 +7,14 @@ import keras
 import tensorflow as tf
 
 from darts_tf import finite, replicas
-from darts_tf.loss_scale import attempt, checked, gradient, loss_scale_of, without_scaling
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import token_cross_entropy
 from darts_tf.networks.language_model import LanguageModel
 
@@ -66,7 +73,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
     def _train_step(self, data, overflows):
         x, y = data
         variables = self.network.trainable_variables
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+        step = steps_done(self.optimizer, self.loss_scale)
         began = [tf.convert_to_tensor(v) for v in variables]
         with tf.GradientTape() as tape:
             result = self.network.train_window(x)
