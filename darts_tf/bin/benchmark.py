@@ -56,6 +56,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     devices.define_device_flags(values)
     devices.define_computation_flags(values)
+    devices.define_recompute_flag(values)
     devices.define_strategy_flags(values)
 
 

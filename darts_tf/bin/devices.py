@@ -66,6 +66,10 @@ def define_computation_flags(values: flags.FlagValues) -> None:
         "order's max pooling.",
         flag_values=values,
     )
+
+
+def define_recompute_flag(values: flags.FlagValues) -> None:
+    """Defines --recompute, of programs that search."""
     flags.DEFINE_bool(
         "recompute",
         False,
@@ -161,8 +165,8 @@ def computation_of(values: flags.FlagValues) -> Computation:
     """What the flags say; to be asked for before TensorFlow computes anything.
 
     Args:
-        values: Flags defined by `define_strategy_flags`, and `define_computation_flags` if the
-            program has them.
+        values: Flags defined by `define_strategy_flags`, and by `define_computation_flags` and
+            `define_recompute_flag` if the program has them.
 
     Raises:
         InputError: The strategy cannot be had.
@@ -172,10 +176,9 @@ def computation_of(values: flags.FlagValues) -> Computation:
     if values.logical_devices:
         keep_freed_memory()
     strategy = distribution.strategy_of(values.strategy, values.logical_devices)
-    of_images = "recompute" in values
     computation = Computation(
-        of_images and values.recompute,
-        of_images and values.jit_compile,
+        "recompute" in values and values.recompute,
+        "jit_compile" in values and values.jit_compile,
         strategy,
         values.sync_batch_norm,
     )
