@@ -162,7 +162,8 @@ def evaluation():
         [2],
     )
     shape, classes = digits().image_shape, digits().num_classes
-    network = darts_tf.EvaluationNetwork(genotype, classes, 6, 2, True, shape)
+    scale = digits().normalization
+    network = darts_tf.EvaluationNetwork(genotype, classes, 6, 2, True, shape, preprocessing=scale)
     network.drop_path_prob.assign(0.1)
     model = darts_tf.ArchitectureEvaluation(network)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -173,7 +174,7 @@ def evaluation():
 def fitted(model):
     """Trains on digits; the final loss and accuracy on the same images, and the model."""
     known = digits()
-    batches = data.evaluation_batches(known.train_images, known.train_labels, 16, known.statistics)
+    batches = data.evaluation_batches(known.train_images, known.train_labels, 16)
     model.fit(batches, epochs=8, verbose=0, shuffle=False)
     return model.evaluate(batches, verbose=0, return_dict=True)
 
@@ -189,7 +190,7 @@ def test_trainings_on_digits_end_near_float32(tmp_path):
         images = digits().test_images[:20]
         exported = tf.saved_model.load(tmp_path / precision)
         served = exported.serve(images)["logits"].numpy()
-        own = model.network(images.astype(np.float32) / 255, training=False).numpy()
+        own = model.network(images, training=False).numpy()
         scale = np.abs(own).max()
         assert (np.abs(served - own).max() < 1e-5 * scale) == (precision == "float32")
         assert np.abs(served - own).max() < 0.05 * scale
