@@ -18,13 +18,17 @@ MAY_IMPORT = {
     "processor": set(),
     "replicas": {"errors", "losses", "examples", "collective", "processor"},
     "finite": {"replicas"},
+    "loss_scale": {"errors", "replicas"},
     "genotype": {"errors", "files", "reading"},
     "space": {"errors", "collective", "genotype"},
     "networks": {"errors", "replicas", "genotype", "space"},
-    "search": {"errors", "losses", "collective", "replicas", "finite", "genotype", "space"},
+    "search": {
+        *("errors", "losses", "loss_scale", "collective", "replicas", "finite", "genotype"),
+        "space",
+    },
     "training": {
-        *("errors", "files", "losses", "reading", "collective", "replicas", "finite", "genotype"),
-        *("space", "networks"),
+        *("errors", "files", "losses", "loss_scale", "reading", "collective", "replicas"),
+        *("finite", "genotype", "space", "networks"),
     },
     "data": {"errors", "reading"},
     "report": {

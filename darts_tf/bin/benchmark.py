@@ -56,6 +56,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     devices.define_device_flags(values)
     devices.define_computation_flags(values)
+    devices.define_recompute_flag(values)
     devices.define_strategy_flags(values)
 
 
@@ -212,7 +213,7 @@ def _object_of(command: list[str]) -> dict:
 
 def peak_memory_mb() -> int:
     """The largest resident memory of this process so far."""
-    import resource  # not on Windows, where the other programs run
+    import resource  # of Unix, as the lock of a work folder is (fcntl)
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1 << 20 if sys.platform == "darwin" else 1 << 10)

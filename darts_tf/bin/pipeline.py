@@ -65,6 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
     work_folder.define_saving_flags(values)
     devices.define_device_flags(values)
     devices.define_computation_flags(values)
+    devices.define_recompute_flag(values)
     devices.define_strategy_flags(values)
 
 

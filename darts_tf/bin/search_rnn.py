@@ -231,6 +231,7 @@ def define_flags(values: flags.FlagValues) -> None:
     common.define_settings(SearchSettings, HELP, values)
     work_folder.define_saving_flags(values)
     devices.define_device_flags(values)
+    devices.define_precision_flag(values)
     devices.define_strategy_flags(values)
 
 

@@ -64,7 +64,7 @@ class AuxiliaryHead(keras.layers.Layer):
     def __init__(
         self, channels: int, num_classes: int, size: list[int], stem: str, name: str | None = None
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         if min(size) < 2:
             raise InputError(
                 "The auxiliary head needs at least 2x2 px, and the cell it would read is "

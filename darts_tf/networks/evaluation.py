@@ -16,6 +16,7 @@ from darts_tf.space.block import Block
 from darts_tf.space.cells import DerivedCell
 from darts_tf.space.layout import View
 from darts_tf.space.traces import Traces
+from darts_tf.space.tracing import compute_dtype
 
 STEM_MULTIPLIER = 3
 
@@ -68,7 +69,7 @@ class EvaluationNetwork(ImageNetwork):
         name: str = "evaluation_network",
         preprocessing: keras.layers.Layer | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         if not isinstance(genotype, Genotype):
             raise InputError(
                 f"genotype must be a darts_tf.Genotype. Received: {genotype!r}. A published one is "
@@ -184,7 +185,7 @@ class EvaluationNetwork(ImageNetwork):
     def _forward(self, x, training, keep):
         if training and keep is None:
             keep = self._draw_keep(x)
-        before_last = last = tf.cast(x, self.compute_dtype)
+        before_last = last = tf.cast(x, compute_dtype(self))
         for stem in self.stems:
             before_last, last = last, stem(last, training=training)
         if len(self.stems) == 1:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from darts_tf import replicas
 from darts_tf.errors import InputError, real_number, whole_number
 from darts_tf.space.recurrent_functions import INITIAL_RANGE
+from darts_tf.space.tracing import compute_dtype
 
 MASKS = ("embedding", "input", "cell_input", "cell_hidden", "output")
 """The dropout masks, each with random numbers of its own."""
@@ -63,7 +64,7 @@ class Forward(NamedTuple):
     """What a language model computes of a window.
 
     Attributes:
-        logits: (batch, time, vocabulary).
+        logits: (batch, time, vocabulary), in the type of the weights, as all three are.
         hidden: (batch, state width), the hidden state after the window.
         penalty: AR + TAR, a scalar; 0 in evaluation.
     """
@@ -95,7 +96,7 @@ class LanguageModel(keras.Model):
         redraw_masks: bool = False,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         vocabulary_size = whole_number("vocabulary_size", vocabulary_size)
         width = whole_number("width", width)
         batch_size = whole_number("batch_size", batch_size)
@@ -193,7 +194,9 @@ class LanguageModel(keras.Model):
                 as it is; None for all. Of a derived cell only.
         """
         rates = self.regularization
-        embedding = tf.convert_to_tensor(self.embedding)
+        # Products and the cell in the compute type; logits, state and penalty in the weights'.
+        dtype, wide = compute_dtype(self), self.variable_dtype
+        embedding, hidden = tf.cast(self.embedding, dtype), tf.cast(hidden, dtype)
         batch = tf.shape(tokens)[0]
         masks = dict.fromkeys(MASKS)
         if training:
@@ -225,17 +228,18 @@ class LanguageModel(keras.Model):
         dropped = outputs if masks["output"] is None else outputs * masks["output"]
         # (time, batch, width) -> (batch, time, width): far smaller than the logits.
         by_row = tf.reshape(tf.transpose(dropped, [1, 0, 2]), [-1, self.width])
-        logits = tf.matmul(by_row, embedding, transpose_b=True) + self.decoder_bias
+        logits = tf.cast(tf.matmul(by_row, embedding, transpose_b=True), wide) + self.decoder_bias
         logits = tf.reshape(logits, [batch, -1, self.vocabulary_size])
         logits = tf.ensure_shape(logits, [*tokens.shape, self.vocabulary_size])
         penalty = tf.zeros([], logits.dtype)
         if training and rates.alpha:
-            penalty += rates.alpha * tf.reduce_mean(tf.square(dropped))
+            penalty += rates.alpha * tf.reduce_mean(tf.square(tf.cast(dropped, wide)))
         if training and rates.beta:
+            outputs = tf.cast(outputs, wide)
             change = tf.square(outputs[1:] - outputs[:-1])
             count = tf.cast(tf.size(change), change.dtype)  # 0 of a single step
             penalty += rates.beta * tf.math.divide_no_nan(tf.reduce_sum(change), count)
-        return Forward(logits, unrolled.last, penalty)
+        return Forward(logits, tf.cast(unrolled.last, wide), penalty)
 
     returns_logits = True
 
@@ -270,7 +274,7 @@ class LanguageModel(keras.Model):
             # their weights, so that the draw is repeatable.
             values = tf.cast(tf.reduce_sum(self._told_apart_by()), tf.float32)
             seed = tf.random.experimental.stateless_fold_in(seed, tf.bitcast(values, tf.int32))
-        dtype = self.embedding.dtype
+        dtype = compute_dtype(self)
         # One algorithm on all devices, and one type, so that float64 checks see the same masks.
         drawn = tf.random.stateless_uniform(shape, seed, dtype=tf.float32, alg="philox")
         return tf.cast(drawn >= rate, dtype) / tf.constant(1 - rate, dtype)

@@ -75,15 +75,19 @@ class Classifier(keras.layers.Layer):
     """
 
     def __init__(self, channels: int, num_classes: int, name: str | None = None):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         bound = channels**-0.5
         self.kernel = self.add_weight(
-            name="kernel", shape=(channels, num_classes), initializer=kernel_initializer()
+            name="kernel",
+            shape=(channels, num_classes),
+            initializer=kernel_initializer(),
+            autocast=False,
         )
         self.bias = self.add_weight(
             name="bias",
             shape=(num_classes,),
             initializer=keras.initializers.RandomUniform(-bound, bound),
+            autocast=False,
         )
         self.built = True
 
@@ -96,8 +100,8 @@ class Classifier(keras.layers.Layer):
         return {}
 
     def call(self, x):
-        """Pools and classifies."""
-        pooled = linear(tf.reduce_mean)(x, [1, 2])
+        """Pools and classifies, in the type of the weights: losses are computed from it."""
+        pooled = linear(tf.reduce_mean)(linear(tf.cast)(x, self.variable_dtype), [1, 2])
         logits = bilinear(tf.matmul)(pooled, read(self.kernel))
         return total([logits, linear(tf.broadcast_to)(read(self.bias), tf.shape(value(logits)))])
 

@@ -15,6 +15,7 @@ from darts_tf.space.layout import View
 from darts_tf.space.primitives import activation_function, check_primitives, primitive
 from darts_tf.space.recompute import recomputed
 from darts_tf.space.traces import Traces
+from darts_tf.space.tracing import compute_dtype
 
 STEM_MULTIPLIER = 3
 
@@ -69,7 +70,7 @@ class Supernet(ImageNetwork):
         name: str = "supernet",
         preprocessing: keras.layers.Layer | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         num_classes, init_channels, num_cells, num_nodes = skeleton.positive(
             num_classes=num_classes,
             init_channels=init_channels,
@@ -163,12 +164,12 @@ class Supernet(ImageNetwork):
             True: tf.nn.softmax(tf.convert_to_tensor(self.alphas_reduce)),
         }
         # `call`, not `__call__`: Keras lets only tensors into a layer, and `along` sends others.
-        x = tf.cast(x, self.compute_dtype)
+        x = tf.cast(x, compute_dtype(self))
         before_last = last = self.stem.call(x, training=training)
         outputs = [last]
         for cell in self.cells:
-            softmax = tf.cast(weights[cell.reduction], last.dtype)
             through = _recomputed if self._config["recompute"] and training else _kept
+            softmax = weights[cell.reduction]
             before_last, last = last, through(cell, before_last, last, softmax, training)
             outputs.append(last)
         return [*outputs, self.classifier.call(last)]

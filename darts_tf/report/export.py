@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from darts_tf import files
 from darts_tf.errors import InputError
-from darts_tf.space.tracing import exporting
+from darts_tf.space.tracing import exporting, full_precision
 
 ASSETS = ("genotype.json", "class_names.json")
 TOLERANCE = 1e-6
@@ -82,7 +82,8 @@ def export_saved_model(
 
 
 def _logits(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(network(images, training=False), tf.float32)
+    with full_precision():  # whatever the policy that it was trained with
+        return tf.cast(network(images, training=False), tf.float32)
 
 
 def _check(folder: pathlib.Path, network: keras.Model, path: pathlib.Path) -> None:

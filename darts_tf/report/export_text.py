@@ -13,6 +13,7 @@ import tensorflow as tf
 from darts_tf import files
 from darts_tf.errors import InputError
 from darts_tf.networks.language import RecurrentEvaluationNetwork
+from darts_tf.space.tracing import full_precision
 
 ASSETS = ("genotype.json", "vocabulary.json")
 TOLERANCE = 1e-5
@@ -73,7 +74,9 @@ def export_language_model(
     state = tf.TensorSpec((None, network.width), tf.float32, name="state")
 
     def serve(tokens, state, lengths=None):
-        result = network.forward(tokens, tf.cast(state, network.embedding.dtype), lengths=lengths)
+        with full_precision():  # whatever the policy that it was trained with
+            state = tf.cast(state, network.embedding.dtype)
+            result = network.forward(tokens, state, lengths=lengths)
         return {
             "log_probabilities": tf.cast(tf.nn.log_softmax(result.logits), tf.float32),
             "state": tf.cast(result.hidden, tf.float32),

@@ -1,5 +1,6 @@
 """ArchitectureSearch: the bilevel search as a Keras model (paper, algorithm 1)."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,8 +10,17 @@ import tensorflow as tf
 from darts_tf import collective, replicas
 from darts_tf.errors import InputError, unknown_name, whole_number
 from darts_tf.finite import FirstNotFinite
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import BatchLoss, update_loss
 from darts_tf.search import bilevel, step_guard, virtual_step
+from darts_tf.search.published_second_order import PublishedSecondOrder
 from darts_tf.search.search_space import SearchSpace, check_supernet
 from darts_tf.search.virtual_step import flatten, next_step, unflatten
 from darts_tf.space.tracing import gradients_of, keeping, local_statistics
@@ -60,12 +70,14 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         if not callable(order) and order not in bilevel.ORDERS:
             raise unknown_name("order", order, bilevel.ORDERS)
         check_supernet(supernet)
+        _warn_of_rounding(supernet, order)
         self.supernet = supernet
         self.order = order
         self.clip_virtual_step = clip_virtual_step
         self._train_loss = keras.metrics.Mean(name="loss")
         self._validation_loss = keras.metrics.Mean(name="arch_loss")
         self.first_not_finite = FirstNotFinite()
+        self.loss_scale = loss_scale_of(supernet)
         self.built = True
 
     halves = ("training half", "validation half")
@@ -108,6 +120,7 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             InputError: The loss or an option cannot be used.
         """
         optimizer, arch_optimizer = (keras.optimizers.get(o) for o in (optimizer, arch_optimizer))
+        optimizer = without_scaling(optimizer, self.loss_scale, options)
         # Keras would choose XLA on a GPU, which has no kernel for max pooling's second derivative.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
@@ -201,21 +214,36 @@ class ArchitectureSearch(replicas.ReplicatedModel):
         # In exact second order the pass along a direction needs the most memory. What the others
         # keep is gone by then.
         keeps = keeping(self.order == "second_exact")
-        with local_statistics(not self.sync_batch_norm), keeps:
-            return self._train_step(*_unpack_pair(data))
+        changed = [
+            *self.supernet.variables,
+            *self.optimizer.variables,
+            *self.arch_optimizer.variables,
+        ]
+        with (
+            local_statistics(not self.sync_batch_norm),
+            keeps,
+            attempt(self.loss_scale, changed) as overflows,
+        ):
+            return self._train_step(*_unpack_pair(data), overflows)
 
-    def _train_step(self, train, validation):
+    def _train_step(self, train, validation, overflows):
         variables = self.supernet.network_parameters
         rows, of_validation = (replicas.rows(tf.shape(y)[0]) for _, y, _ in (train, validation))
         w = flatten([tf.convert_to_tensor(v) for v in variables])
         alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
-        step, began = tf.convert_to_tensor(self.optimizer.iterations), (w, alphas)
+        step, began = steps_done(self.optimizer, self.loss_scale), (w, alphas)
         streams = getattr(self.supernet, "stream_state", [])
         own = {id(v): tf.convert_to_tensor(counterpart) for v, counterpart in streams}
 
         def of_alphas():
             train_loss, virtual_losses = _noting(self.loss_function(train, replicas.total))
             kept = {}  # what the validation pass leaves in the variables of its stream
+            overflowed = []
+
+            def reduce(g):
+                g, *found = checked(replicas.total(g))
+                overflowed.extend(found)
+                return g
 
             def validation_loss(w, alphas):
                 passed = self._evaluate(validation, w, alphas, replicas.total, own)
@@ -225,21 +253,23 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                     kept[id(variable)] = value
                 return passed.loss
 
-            gradient = bilevel.architecture_gradient(
+            found = bilevel.architecture_gradient(
                 self.order,
                 train_loss,
                 validation_loss,
                 w,
                 alphas,
                 self._virtual_step(),
-                replicas.total,
+                reduce,
             )
-            return gradient, [kept[id(v)] for v, _ in streams], virtual_losses[:1]
+            kept = [kept[id(v)] for v, _ in streams]
+            return found, kept, virtual_losses[:1], overflowed
 
         # Order of the paper's algorithm 1: alpha first.
-        gradient, kept, virtual_losses = collective.in_one_order(of_alphas)
+        found, kept, virtual_losses, overflowed = collective.in_one_order(of_alphas)
+        g_alphas, overflowed_alphas = checked(found.alphas)
         # A Keras optimizer sums over the replicas itself.
-        self.arch_optimizer.apply(gradient.alphas, self.supernet.architecture_parameters)
+        self.arch_optimizer.apply(g_alphas, self.supernet.architecture_parameters)
 
         def of_weights():
             alphas = [tf.convert_to_tensor(v) for v in self.supernet.architecture_parameters]
@@ -249,9 +279,11 @@ class ArchitectureSearch(replicas.ReplicatedModel):
                 # Each replica adds its share of the added losses, which are means over its part.
                 added = [rows.share(tf.cast(a, w.dtype)) for a in passed.added]
                 objective = tf.add_n([passed.loss, *added])
-            return passed, unflatten(tape.gradient(objective, w), variables)
+            return passed, unflatten(gradient(tape, objective, w), variables)
 
         passed, g = collective.in_one_order(of_weights)
+        g, overflowed_weights = checked(g)
+        overflows += [*overflowed, overflowed_alphas, overflowed_weights]
         counterparts = [counterpart for _, counterpart in streams]
         left_alone = {id(v) for v in (*self.supernet.architecture_parameters, *counterparts)}
         changed = []
@@ -274,11 +306,11 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             validation,
             (rows, of_validation),
             began,
-            step_guard.Computed(virtual_losses, gradient, passed.loss, g),
+            step_guard.Computed(virtual_losses, found, passed.loss, g),
         )
         self.first_not_finite.look(step, checks, rows)
         update_loss(self._train_loss, passed.loss, train[1], rows)
-        update_loss(self._validation_loss, gradient.validation_loss, validation[1], of_validation)
+        update_loss(self._validation_loss, found.validation_loss, validation[1], of_validation)
         return self.compute_metrics(train[0], train[1], passed.outputs, train[2])
 
     def test_step(self, data):
@@ -370,12 +402,16 @@ class ArchitectureSearch(replicas.ReplicatedModel):
             )
             given = [*zip(weights, unflatten(w, weights), strict=True)]
             given += zip(architecture, alphas, strict=True)
+            # At float16 the derivative along a direction of length 1, which neither over- nor
+            # underflows, times the length of v.
+            length = 1.0 if self.loss_scale is None else tf.norm(v)
+            v = v if self.loss_scale is None else tf.math.divide_no_nan(v, length)
             with keras.StatelessScope(state_mapping=given):
                 outputs, slope = self.supernet.along(x, unflatten(v, weights))
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(outputs)
                 value = self.batch_loss(y, outputs, weight).share(reduce)
-            return tf.reduce_sum(tape.gradient(value, outputs) * slope)
+            return length * tf.reduce_sum(tape.gradient(value, outputs) * slope)
 
         if getattr(self.supernet, "along", None) is not None:
             loss.along = along
@@ -409,6 +445,22 @@ def _noting(loss: bilevel.Loss) -> tuple[bilevel.Loss, list[tf.Tensor]]:
     if hasattr(loss, "along"):
         noting.along = loss.along
     return noting, values
+
+
+def _warn_of_rounding(supernet: SearchSpace, order: str | bilevel.Gradient) -> None:
+    """Warns where both passes of a finite difference would be rounded to half precision."""
+    if order != "second_fd" and not isinstance(order, PublishedSecondOrder):
+        return
+    for layer in supernet._flatten_layers():
+        # Others cast by themselves, and within `full_precision` do not.
+        if layer.autocast and layer.weights and layer.compute_dtype in ("bfloat16", "float16"):
+            warnings.warn(
+                f"The finite difference of order='second_fd' is lost in the rounding of "
+                f"{layer.name}, a layer that computes in {layer.compute_dtype}. Take "
+                "order='second_exact' or 'first', or make the supernet in float32.",
+                stacklevel=3,
+            )
+            return
 
 
 def _unpack_pair(data):

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from darts_tf.errors import unknown_name
-from darts_tf.space.tracing import gradients_of
+from darts_tf.loss_scale import gradient
+from darts_tf.space.tracing import full_precision, gradients_of
 
 Alphas = list[tf.Tensor]
 Loss = Callable[[tf.Tensor, Alphas], tf.Tensor]
@@ -97,7 +98,7 @@ def alpha_gradient(loss: Loss, w: tf.Tensor, alphas: Alphas) -> tuple[tf.Tensor,
     with gradients_of("alphas"), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(alphas)
         value = loss(w, alphas)
-    return value, tape.gradient(value, alphas, unconnected_gradients="zero")
+    return value, gradient(tape, value, alphas, unconnected_gradients="zero")
 
 
 def first(validation_loss: Loss, w: tf.Tensor, alphas: Alphas) -> ArchitectureGradient:
@@ -119,13 +120,13 @@ def _at_virtual_weights(train_loss, validation_loss, w, alphas, step, reduce):
     with gradients_of("weights"), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(w)
         value = train_loss(w, alphas)
-    g_train = reduce(tape.gradient(value, w))
+    g_train = reduce(gradient(tape, value, w))
     w_prime = step(w, g_train)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([w_prime, *alphas])
         value = validation_loss(w_prime, alphas)
-    v, *direct = tape.gradient(value, [w_prime, *alphas], unconnected_gradients="zero")
+    v, *direct = gradient(tape, value, [w_prime, *alphas], unconnected_gradients="zero")
     return reduce(v), direct, value, step.xi * step.clip_factor(g_train)
 
 
@@ -159,10 +160,11 @@ def second_fd(
     # 1 / (2R) and R v, both 0 where v = 0.
     half_inverse = norm / (2 * length)
     displacement = length * tf.math.divide_no_nan(v, norm)
-    _, plus = alpha_gradient(train_loss, w + displacement, alphas)
-    with tf.control_dependencies(plus):  # one after the other: half the memory
-        w_minus = w - displacement
-    _, minus = alpha_gradient(train_loss, w_minus, alphas)
+    with full_precision():  # R v is lost where w is rounded to half precision
+        _, plus = alpha_gradient(train_loss, w + displacement, alphas)
+        with tf.control_dependencies(plus):  # one after the other: half the memory
+            w_minus = w - displacement
+        _, minus = alpha_gradient(train_loss, w_minus, alphas)
     g = [d - scale * (p - m) * half_inverse for d, p, m in zip(direct, plus, minus, strict=True)]
     return ArchitectureGradient(g, value)
 
@@ -199,9 +201,10 @@ def second_exact(
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(w)
             value = train_loss(w, alphas)
-        w_prime = step(w, reduce(inner.gradient(value, w)))
+        w_prime = step(w, reduce(gradient(inner, value, w)))
         value = validation_loss(w_prime, alphas)
-    return ArchitectureGradient(outer.gradient(value, alphas, unconnected_gradients="zero"), value)
+    g = gradient(outer, value, alphas, unconnected_gradients="zero")
+    return ArchitectureGradient(g, value)
 
 
 def architecture_gradient(

@@ -18,7 +18,9 @@ import keras
 import tensorflow as tf
 
 from darts_tf.errors import InputError
+from darts_tf.loss_scale import gradient
 from darts_tf.search import bilevel
+from darts_tf.space.tracing import full_precision
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
@@ -82,7 +84,7 @@ class PublishedSecondOrder:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(w)
             value = train_loss(w, alphas)
-        g_train = reduce(tape.gradient(value, w))
+        g_train = reduce(gradient(tape, value, w))
         c = step.clip_norm / (tf.norm(g_train) + 1e-6)
         moved = step(w, g_train)
         start, end = self.unmoved_start, self.unmoved_start + self.unmoved_size
@@ -91,16 +93,18 @@ class PublishedSecondOrder:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([w_prime, *alphas])
             value = validation_loss(w_prime, alphas)
-        v, *direct = tape.gradient(value, [w_prime, *alphas], unconnected_gradients="zero")
+        v, *direct = gradient(tape, value, [w_prime, *alphas], unconnected_gradients="zero")
         v = reduce(v)
         v *= tf.minimum(step.clip_norm / (tf.norm(v) + 1e-6), 1.0)
 
         norm = tf.norm(v)
         half_inverse = norm / (2 * length)
         displacement = length * tf.math.divide_no_nan(v, norm)
-        _, plus = bilevel.alpha_gradient(train_loss, w + displacement, alphas)
-        with tf.control_dependencies(plus):
-            _, minus = bilevel.alpha_gradient(train_loss, tf.identity(w - displacement), alphas)
+        with full_precision():
+            _, plus = bilevel.alpha_gradient(train_loss, w + displacement, alphas)
+            with tf.control_dependencies(plus):
+                w_minus = tf.identity(w - displacement)
+            _, minus = bilevel.alpha_gradient(train_loss, w_minus, alphas)
         g = [
             d - step.xi * c * (p - m) * half_inverse
             for d, p, m in zip(direct, plus, minus, strict=True)

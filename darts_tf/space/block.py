@@ -8,13 +8,14 @@ import keras
 import tensorflow as tf
 
 from darts_tf.space.batch_norms import BatchNorms
-from darts_tf.space.dual import Number
+from darts_tf.space.dual import Number, linear
 from darts_tf.space.dual import read as read_weights
 from darts_tf.space.layout import View, layout_of
 from darts_tf.space.normalisation import MOMENTUM
 from darts_tf.space.primitives import Primitive, Shapes, activation_function
 from darts_tf.space.state import State
 from darts_tf.space.traces import Traces, current, evaluate
+from darts_tf.space.tracing import compute_dtype
 
 
 class BlockFunction(Protocol):
@@ -121,7 +122,8 @@ class Block(keras.layers.Layer):
         affine: bool,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        # Kernels are cast where they are used, and scales and shifts not at all: not by Keras.
+        super().__init__(name=name, autocast=False)
         self.function = function
         self.channels = channels_out
         layout = self._layout = layout_of(function, channels_in, channels_out, affine)
@@ -143,7 +145,9 @@ class Block(keras.layers.Layer):
 
         self.vector = self.statistics = None
         if layout.shapes:
-            self.vector = self.add_weight(name="weights", shape=(layout.size,), initializer=initial)
+            self.vector = self.add_weight(
+                name="weights", shape=(layout.size,), initializer=initial, autocast=False
+            )
         if layout.norms:
             # Means, then variances: (2, BatchNorms, channels).
             self.statistics = self.add_weight(
@@ -172,7 +176,7 @@ class Block(keras.layers.Layer):
 
     def call(self, x, *further, training=False):
         """Applies the function to an input."""
-        state = self.function.state(whole=x)
+        state = self.function.state(whole=linear(tf.cast)(x, compute_dtype(self)))
         return self.apply_to(state.read(self.function.reads()), *further, training=training)
 
     def apply_to(
@@ -180,9 +184,6 @@ class Block(keras.layers.Layer):
     ) -> Number:
         """Applies the function to what it reads of a state, which other blocks may share."""
         vector = read_weights(self.vector)
-        if vector is not None:  # cast here: when a cell is recomputed, Keras' own casting is over
-            dtype = self.compute_dtype
-            vector = tf.nest.map_structure(lambda part: tf.cast(part, dtype), vector)
         statistics = None if self.statistics is None else tf.convert_to_tensor(self.statistics)
         with current(otherwise=self._traces):
             y, batch = evaluate(

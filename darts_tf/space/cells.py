@@ -55,7 +55,7 @@ class Cell(keras.layers.Layer):
         activation: str,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         self.reduction = reduction
         self._activation = activation_function(activation)
         first = FACTORIZED_REDUCE if reduction_before else RELU_CONV_BN

@@ -153,4 +153,4 @@ def symmetric(function: Callable[[tf.Tensor], tf.Tensor], x: Number) -> Number:
 @linear
 def scaled(x: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """factor * x for a factor without a derivative."""
-    return factor * x
+    return tf.cast(factor, x.dtype) * x

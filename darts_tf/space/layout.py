@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from darts_tf.space.dual import Number
+from darts_tf.space.dual import Number, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,17 @@ class Layout:
         """Number of weights."""
         return sum(math.prod(shape) for _, shape in self.shapes)
 
-    def unpack(self, vector: Number | None) -> dict[str, Number]:
-        """The weights by name."""
+    def unpack(self, vector: Number | None, dtype: tf.DType) -> dict[str, Number]:
+        """The weights by name: kernels in a type, BatchNorm's scales and shifts as they are."""
         if vector is None:
             return {}
         pieces = split(vector, [math.prod(shape) for _, shape in self.shapes])
-        return {
+        weights = {
             key: tf.nest.map_structure(lambda part, shape=shape: tf.reshape(part, shape), piece)
             for (key, shape), piece in zip(self.shapes, pieces, strict=True)
         }
+        of_norms = {f"{norm}/{what}" for norm in self.norms for what in ("gamma", "beta")}
+        return {k: v if k in of_norms else linear(tf.cast)(v, dtype) for k, v in weights.items()}
 
     def views(self, variable: keras.Variable) -> dict[str, View]:
         """The parts of a vector that lies like this, by name."""

@@ -186,9 +186,9 @@ def _together(mean, variance, count):
 def _along(x: Dual, gamma: Number | None, beta: Number | None) -> Dual:
     """BatchNorm of a `Dual`: y' = J x', with a Jacobian J = gamma r P that is symmetric."""
     if is_dual(gamma, beta):
-        normalised = _along(x, None, None)
+        normalised = linear(tf.cast)(_along(x, None, None), gamma.dtype)
         shift = linear(tf.broadcast_to)(beta, tf.shape(normalised.value))
-        return total([bilinear(tf.multiply)(normalised, gamma), shift])
+        return linear(tf.cast)(total([bilinear(tf.multiply)(normalised, gamma), shift]), x.dtype)
     fused = _is_fused(x) and replicas() == 1
     if x.tangent is None or not fused or beta is not None:
         return symmetric(lambda x: batch_norm(x, gamma, beta)[0], x)
@@ -221,7 +221,8 @@ def _jacobian_product(v, x, gamma, mean, variance, *reserved):
         biased = variance * (n - 1) / n
         factor = -tf.math.rsqrt(biased + EPSILON) / n
         of_v, c_along, _ = kernel(c)
-        overlap = tf.reduce_sum(tf.cast(c * product, gamma.dtype), [0, 1, 2])
+        wide = (tf.cast(t, gamma.dtype) for t in (c, product))
+        overlap = tf.reduce_sum(tf.multiply(*wide), [0, 1, 2])
         slope = factor * overlap * tf.math.rsqrt(biased + EPSILON)  # x^ = (x - mean) r
         of_x = _combination(
             (x, of_v, product), (slope, factor * v_along, factor * c_along), -slope * mean
@@ -242,9 +243,10 @@ def _combination(tensors, factors, shift) -> tf.Tensor:
 def _compiled_combination(*given):
     *given, shift = given
     tensors, factors = given[: len(given) // 2], given[len(given) // 2 :]
-    dtype = tensors[0].dtype
-    terms = (t * tf.cast(f, dtype) for t, f in zip(tensors, factors, strict=True))
-    return tf.add_n([*terms, tf.broadcast_to(tf.cast(shift, dtype), tf.shape(tensors[0]))])
+    # In the type of the factors, which may be smaller than half precision has numbers.
+    terms = (tf.cast(t, f.dtype) * f for t, f in zip(tensors, factors, strict=True))
+    total = tf.add_n([*terms, tf.broadcast_to(shift, tf.shape(tensors[0]))])
+    return tf.cast(total, tensors[0].dtype)
 
 
 def batch_norm_inference(
@@ -254,8 +256,9 @@ def batch_norm_inference(
     gamma: tf.Tensor | None = None,
     beta: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Normalises by running statistics, each of shape (channels,)."""
+    """Normalises by running statistics, each of shape (channels,), in their type."""
     scale = tf.math.rsqrt(variance + EPSILON)
-    scale = scale if gamma is None else scale * gamma
-    shift = -mean * scale if beta is None else beta - mean * scale
-    return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
+    scale = scale if gamma is None else scale * tf.cast(gamma, scale.dtype)
+    shift = -mean * scale
+    shift = shift if beta is None else shift + tf.cast(beta, scale.dtype)
+    return tf.cast(tf.cast(x, scale.dtype) * scale + shift, x.dtype)

@@ -25,7 +25,7 @@ from darts_tf.space.recurrent_functions import (
     normalise,
     over_time,
 )
-from darts_tf.space.tracing import replicas
+from darts_tf.space.tracing import compute_dtype, replicas
 
 
 class Unrolled(NamedTuple):
@@ -82,7 +82,7 @@ class RecurrentSearchCell(keras.layers.Layer):
         name: str = "cell",
         **options,
     ):
-        super().__init__(name=name, **options)
+        super().__init__(name=name, autocast=False, **options)
         width, num_nodes = whole_number("width", width), whole_number("num_nodes", num_nodes)
         self.primitives = tuple(primitives)
         for primitive in self.primitives:
@@ -129,18 +129,19 @@ class RecurrentSearchCell(keras.layers.Layer):
             hidden_mask: m_h, likewise.
             training: Whether BatchNorm takes the moments of the batch, not the running ones.
         """
-        n, nodes = self.width, self.num_nodes
-        hidden_mask = tf.ones_like(hidden) if hidden_mask is None else hidden_mask
-        masked = inputs if input_mask is None else inputs * input_mask
+        n, nodes, dtype = self.width, self.num_nodes, compute_dtype(self)
+        inputs, hidden = tf.cast(inputs, dtype), tf.cast(hidden, dtype)
+        hidden_mask = tf.ones_like(hidden) if hidden_mask is None else tf.cast(hidden_mask, dtype)
+        masked = inputs if input_mask is None else inputs * tf.cast(input_mask, dtype)
         W0 = tf.convert_to_tensor(self.W0)
         W = [tf.convert_to_tensor(w) for w in self.W]
         # The input's half of node 0, for all time steps in one product.
-        xW = tf.matmul(tf.reshape(masked, [-1, n]), W0[:n])
+        xW = tf.matmul(tf.reshape(masked, [-1, n]), tf.cast(W0[:n], dtype))
         xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * n])
         xW = tf.ensure_shape(xW, [None, hidden.shape[0], 2 * n])
         running = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
         if training:
-            count = tf.cast(tf.shape(hidden)[0], inputs.dtype)
+            count = tf.cast(tf.shape(hidden)[0], self.variable_dtype)
             count = count if replicas() == 1 else collective.sum_over_replicas(count)
 
         def normalised(x):
@@ -152,10 +153,11 @@ class RecurrentSearchCell(keras.layers.Layer):
             return self._normalise(x, *moments), *moments
 
         def step(xW, h):
-            pre = xW + tf.matmul(h * hidden_mask, W0[n:])
+            # Cast in here, so that gradients of W are summed over time in the type of W.
+            pre = xW + tf.matmul(h * hidden_mask, tf.cast(W0[n:], dtype))
             states, means, variances = ([first] for first in normalised(self._highway(pre, h)))
             for i in range(nodes):
-                pre = tf.unstack(masked_product(W[i], hidden_mask, *states))
+                pre = tf.unstack(masked_product(tf.cast(W[i], dtype), hidden_mask, *states))
                 edges = [
                     self._edge(pre, weights, tf.constant(edge), state)
                     for edge, (pre, state) in enumerate(
@@ -168,14 +170,13 @@ class RecurrentSearchCell(keras.layers.Layer):
             output = tf.add_n(states[1:]) / nodes
             return output, tf.stack(states), tf.stack(means), tf.stack(variances)
 
-        calls = nodes + 1
-        dtype = inputs.dtype
+        calls, moments = nodes + 1, self.variable_dtype
         with collective.within_loop():
             outputs, last, (states, means, variances) = over_time(
                 step,
                 xW,
                 hidden,
-                [((calls, *hidden.shape), dtype), ((calls, n), dtype), ((calls, n), dtype)],
+                [((calls, *hidden.shape), dtype), ((calls, n), moments), ((calls, n), moments)],
             )
         if training:
             # The published networks keep the unbiased variance.
@@ -275,7 +276,9 @@ class RecurrentDerivedCell(keras.layers.Layer):
         """One time step: (batch, input width) and [(batch, width)] to the same of the next."""
         state = states[0] if isinstance(states, (list, tuple)) else states
         W0, products = self._weights()
-        state = self._step(tf.matmul(inputs, W0[: -self.width]), state, W0, products, None)
+        inputs, state = (tf.cast(t, compute_dtype(self)) for t in (inputs, state))
+        xW = tf.matmul(inputs, tf.cast(W0[: -self.width], inputs.dtype))
+        state = self._step(xW, state, W0, products, None)
         return state, [state] if isinstance(states, (list, tuple)) else state
 
     def unroll(
@@ -297,9 +300,13 @@ class RecurrentDerivedCell(keras.layers.Layer):
                 stays as it is; None for the whole time.
         """
         W0, products = self._weights()
-        masked = inputs if input_mask is None else inputs * input_mask
+        dtype = compute_dtype(self)
+        inputs, hidden = tf.cast(inputs, dtype), tf.cast(hidden, dtype)
+        hidden_mask = None if hidden_mask is None else tf.cast(hidden_mask, dtype)
+        masked = inputs if input_mask is None else inputs * tf.cast(input_mask, dtype)
         # The input's part of node 0, for all time steps in one product.
-        xW = tf.matmul(tf.reshape(masked, [-1, inputs.shape[-1]]), W0[: -self.width])
+        W0_of_inputs = tf.cast(W0[: -self.width], dtype)
+        xW = tf.matmul(tf.reshape(masked, [-1, inputs.shape[-1]]), W0_of_inputs)
         xW = tf.reshape(xW, [-1, tf.shape(hidden)[0], 2 * self.width])
         xW = tf.ensure_shape(xW, [inputs.shape[0], hidden.shape[0], 2 * self.width])
         if lengths is None:
@@ -332,7 +339,8 @@ class RecurrentDerivedCell(keras.layers.Layer):
         def masked(state):
             return state if mask is None else state * mask
 
-        states = {0: highway(xW + tf.matmul(masked(h), W0[-self.width :]), h)}
+        # Cast in here, so that gradients of W are summed over time in the type of W.
+        states = {0: highway(xW + tf.matmul(masked(h), tf.cast(W0[-self.width :], h.dtype)), h)}
         pre = {}
         for node, (activation, predecessor) in enumerate(self.genotype.recurrent, 1):
             state = states[predecessor]
@@ -340,7 +348,7 @@ class RecurrentDerivedCell(keras.layers.Layer):
                 # All nodes that read this one: (batch, n) x (n, children 2 n).
                 pre[predecessor] = iter(
                     tf.split(
-                        tf.matmul(masked(state), products[predecessor]),
+                        tf.matmul(masked(state), tf.cast(products[predecessor], h.dtype)),
                         len(self._children[predecessor]),
                         axis=1,
                     )

@@ -79,12 +79,18 @@ def highway(pre: tf.Tensor, state: tf.Tensor, activation=tf.tanh) -> tf.Tensor:
 def batch_norm(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """(normalised, mean, biased variance) of (batch, width) by the moments over the batch.
 
-    Plain arithmetic: `tf.nn.moments` is wrong in its second derivative.
+    Plain arithmetic: `tf.nn.moments` is wrong in its second derivative. The moments are in float32
+    at half precision.
     """
-    mean = tf.reduce_mean(x, 0)
-    centred = x - mean
+    wide = _wide(x)
+    mean = tf.reduce_mean(wide, 0)
+    centred = wide - mean
     variance = tf.reduce_mean(tf.square(centred), 0)
-    return centred * tf.math.rsqrt(variance + EPSILON), mean, variance
+    return tf.cast(centred * tf.math.rsqrt(variance + EPSILON), x.dtype), mean, variance
+
+
+def _wide(x: tf.Tensor) -> tf.Tensor:
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 def global_moments(x: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -96,14 +102,16 @@ def global_moments(x: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
         x: This replica's part.
         count: Rows of all parts.
     """
+    x = _wide(x)
     mean = sum_over_replicas(tf.reduce_sum(x, 0)) / count
     squares = tf.reduce_sum(tf.math.squared_difference(x, mean), 0)
     return mean, sum_over_replicas(squares) / count
 
 
 def normalise(x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-    """(batch, width) by given moments (width,)."""
-    return (x - mean) * tf.math.rsqrt(variance + EPSILON)
+    """(batch, width) by given moments (width,), in their type."""
+    wide = tf.cast(x, mean.dtype)
+    return tf.cast((wide - mean) * tf.math.rsqrt(variance + EPSILON), x.dtype)
 
 
 def mixed_operation(
@@ -127,6 +135,7 @@ def mixed_operation(
         (batch, width).
     """
     c, h = tf.split(pre, 2, axis=-1)
+    weights = tf.cast(weights, pre.dtype)
     mixed, share = 0.0, 0.0
     for k, name in enumerate(primitives):
         if name != "none":

@@ -118,7 +118,7 @@ def _of_weights(function, layout, training, vector, statistics, read, *further):
     if not training and statistics is not None:
         rows = zip(*map(tf.unstack, tf.unstack(statistics)), strict=True)
         running = dict(zip(layout.norms, rows, strict=True))
-    weights = layout.unpack(vector)
+    weights = layout.unpack(vector, tf.nest.flatten(read)[0].dtype)
     norms = BatchNorms(weights, running)
     state = function.state(**dict(zip(function.reads(), read, strict=True)))
     y = function(weights, norms, state, *further)

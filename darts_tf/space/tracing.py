@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from darts_tf import collective
@@ -13,6 +14,7 @@ _exporting = contextvars.ContextVar("exporting", default=False)
 _local_statistics = contextvars.ContextVar("local_statistics", default=False)
 _keeping = contextvars.ContextVar("keeping", default=False)
 _gradients_of = contextvars.ContextVar("gradients_of", default=("weights", "alphas"))
+_full_precision = contextvars.ContextVar("full_precision", default=False)
 
 
 @contextlib.contextmanager
@@ -64,6 +66,19 @@ def local_statistics(local: bool = True) -> contextlib.AbstractContextManager:
     To be entered within the step of a replica, whose thread does not see what was entered outside.
     """
     return _within(_local_statistics, local)
+
+
+def full_precision() -> contextlib.AbstractContextManager:
+    """Within it, layers compute in the type of their weights, not in the half of a mixed policy.
+
+    Where two passes differ by less than half precision can tell apart, and for an export.
+    """
+    return _within(_full_precision, True)
+
+
+def compute_dtype(layer: keras.layers.Layer) -> str:
+    """The type in which a layer computes now. Layers that ask here cast by themselves."""
+    return layer.variable_dtype if _full_precision.get() else layer.compute_dtype
 
 
 def replicas() -> int:

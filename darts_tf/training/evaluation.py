@@ -5,6 +5,14 @@ import tensorflow as tf
 
 from darts_tf import collective, finite, replicas
 from darts_tf.errors import InputError, real_number
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import BatchLoss, update_loss
 from darts_tf.space.tracing import local_statistics
 
@@ -44,6 +52,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         # Keras' train_step.
         self._mean_loss = keras.metrics.Mean(name="loss")
         self.first_not_finite = finite.FirstNotFinite()
+        self.loss_scale = loss_scale_of(network)
         self.built = True
 
     def outputs_shape(self, input_shape):
@@ -82,7 +91,7 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
         Raises:
             InputError: A loss or an option cannot be used.
         """
-        optimizer = keras.optimizers.get(optimizer)
+        optimizer = without_scaling(keras.optimizers.get(optimizer), self.loss_scale, options)
         # Keras would choose XLA on a GPU and compile anew for a smaller last batch.
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, metrics=metrics, **options)
@@ -108,9 +117,14 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
 
     def train_step(self, data):
         """One step of the weights."""
+        changed = [*self.network.variables, *self.optimizer.variables]
+        with attempt(self.loss_scale, changed) as overflows:
+            return self._train_step(data, overflows)
+
+    def _train_step(self, data, overflows):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+        step = steps_done(self.optimizer, self.loss_scale)
         began = [tf.convert_to_tensor(v) for v in variables]
         # This replica's share of the mean over the global batch; the optimizer sums the shares.
         rows = replicas.rows(tf.shape(y)[0])
@@ -124,13 +138,15 @@ class ArchitectureEvaluation(replicas.ReplicatedModel):
                     auxiliary = self.batch_loss(y, outputs.auxiliary_logits, weight)
                     losses += self.auxiliary_weight * auxiliary.losses
                     loss += self.auxiliary_weight * auxiliary.share(replicas.total)
-            gradients = tape.gradient(
-                loss, [v.value for v in variables], unconnected_gradients="zero"
+            gradients = gradient(
+                tape, loss, [v.value for v in variables], unconnected_gradients="zero"
             )
             return outputs.logits, losses, loss, gradients
 
         with local_statistics(not self.sync_batch_norm):
             logits, losses, loss, gradients = collective.in_one_order(compute)
+        gradients, overflowed = checked(gradients)
+        overflows.append(overflowed)
         if not self.sync_batch_norm:
             replicas.average(self.network.non_trainable_variables)
         self.optimizer.apply(gradients, variables)

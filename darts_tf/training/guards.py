@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from darts_tf.errors import InputError, whole_number
+from darts_tf.loss_scale import steps_done
 
 
 class NotFinite(InputError):
@@ -97,7 +98,7 @@ class StopOnNotFinite(keras.callbacks.Callback):
         if found is None:
             return
         # The step's number in this epoch: its distance from the present one is known.
-        now = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        now = int(steps_done(self.model.optimizer, getattr(self.model, "loss_scale", None)))
         step = self._done - (now - found.step) + 1
         what = f"The {found.name}"
         if found.where is not None:

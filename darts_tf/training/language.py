@@ -7,6 +7,14 @@ import keras
 import tensorflow as tf
 
 from darts_tf import finite, replicas
+from darts_tf.loss_scale import (
+    attempt,
+    checked,
+    gradient,
+    loss_scale_of,
+    steps_done,
+    without_scaling,
+)
 from darts_tf.losses import BatchLoss, token_cross_entropy, update_loss
 from darts_tf.networks.language_model import LanguageModel
 
@@ -37,6 +45,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
         self.network = network
         self._mean_loss = keras.metrics.Mean(name="loss")
         self.first_not_finite = finite.FirstNotFinite()
+        self.loss_scale = loss_scale_of(network)
         self.built = True
 
     def outputs_shape(self, input_shape):
@@ -54,7 +63,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
             optimizer: Of the weights.
             **options: As for `keras.Model.compile`.
         """
-        optimizer = keras.optimizers.get(optimizer)
+        optimizer = without_scaling(keras.optimizers.get(optimizer), self.loss_scale, options)
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
         self.batch_loss = self.evaluation_batch_loss = BatchLoss(token_cross_entropy)
@@ -62,9 +71,14 @@ class LanguageModelTraining(replicas.ReplicatedModel):
 
     def train_step(self, data):
         """One step of the weights."""
+        changed = [*self.network.variables, *self.optimizer.variables]
+        with attempt(self.loss_scale, changed) as overflows:
+            return self._train_step(data, overflows)
+
+    def _train_step(self, data, overflows):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.network.trainable_variables
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+        step = steps_done(self.optimizer, self.loss_scale)
         began = [tf.convert_to_tensor(v) for v in variables]
         with tf.GradientTape() as tape:
             result = self.network.train_window(x)
@@ -73,8 +87,10 @@ class LanguageModelTraining(replicas.ReplicatedModel):
             of_words = self.batch_loss(y, result.logits, weight)
             of_words, losses = of_words.share(replicas.total), of_words.losses
             loss = of_words + rows.share(result.penalty)
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # the embedding's may be sparse
+        gradients = gradient(tape, loss, [v.value for v in variables])
+        # The embedding's may be sparse.
+        gradients, overflowed = checked([tf.convert_to_tensor(g) for g in gradients])
+        overflows.append(overflowed)
         self.optimizer.apply(gradients, variables)
         name = "loss of the training batch"
         checks = [
