@@ -76,7 +76,7 @@ def test_the_search_cell(tag, compiled, precision):
         with tf.GradientTape() as tape:
             tape.watch([x, h, alphas])
             softmax = tf.nn.softmax(alphas)
-            unrolled = cell(x[None], h, softmax, training=tag != "eval", **masks)
+            unrolled = cell(x[None], h, softmax, training=tag != "eval", keep_states=True, **masks)
             total = tf.reduce_sum(unrolled.last * cotangent)
         return unrolled.states[0], unrolled.last, tape.gradient(total, [x, h, alphas, *weights])
 

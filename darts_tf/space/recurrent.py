@@ -3,7 +3,8 @@
 Symbols: `darts_tf.space.recurrent_functions`.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -34,7 +35,7 @@ class Unrolled(NamedTuple):
     Attributes:
         outputs: The hidden states, (time, batch, width).
         last: The last of them, (batch, width).
-        states: s_0 .. s_N of every step, (time, N + 1, batch, width); None of derived cells.
+        states: s_0 .. s_N of every step, (time, N + 1, batch, width), where they were asked for.
     """
 
     outputs: tf.Tensor
@@ -44,6 +45,29 @@ class Unrolled(NamedTuple):
 
 def _uniform():
     return keras.initializers.RandomUniform(-INITIAL_RANGE, INITIAL_RANGE)
+
+
+class _Kernels(NamedTuple):
+    """The elementwise functions of the search cell, each compiled as one."""
+
+    edge: Callable
+    highway: Callable
+    batch_norm: Callable
+    normalise: Callable  # with several replicas
+
+
+@functools.cache
+def _kernels(primitives: tuple[str, ...], jit_compile: bool) -> _Kernels:
+    """Those of all cells with the same candidates: a process keeps what it has compiled."""
+
+    def edge(pre, weights, edge, state):
+        # All weights and a number: a loop carries each tensor by itself, in each of its gradients.
+        return mixed_operation(pre, state, tf.gather(weights, edge), primitives)
+
+    return _Kernels(
+        fused(edge, separate=(1,), jit_compile=jit_compile),
+        *(fused(f, jit_compile=jit_compile) for f in (highway, batch_norm, normalise)),
+    )
 
 
 @keras.saving.register_keras_serializable(package="darts_tf")
@@ -104,10 +128,6 @@ class RecurrentSearchCell(keras.layers.Layer):
             )
             for kind, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
         )
-        self._edge = fused(self._mixed_operation, separate=(1,), jit_compile=jit_compile)
-        self._highway = fused(highway, jit_compile=jit_compile)
-        self._batch_norm = fused(batch_norm, jit_compile=jit_compile)
-        self._normalise = fused(normalise, jit_compile=jit_compile)  # with several replicas
         self.built = True
 
     def call(
@@ -118,6 +138,7 @@ class RecurrentSearchCell(keras.layers.Layer):
         input_mask: tf.Tensor | None = None,
         hidden_mask: tf.Tensor | None = None,
         training: bool = False,
+        keep_states: bool = False,
     ) -> Unrolled:
         """Runs the cell over a sequence and, in training, updates the running statistics.
 
@@ -128,7 +149,9 @@ class RecurrentSearchCell(keras.layers.Layer):
             input_mask: m_x, (batch, width) of 0 and 1 / keep; None for ones.
             hidden_mask: m_h, likewise.
             training: Whether BatchNorm takes the moments of the batch, not the running ones.
+            keep_states: Whether the states of all nodes are returned: N + 1 times the outputs.
         """
+        kernels = _kernels(self.primitives, self.jit_compile)
         n, nodes, dtype = self.width, self.num_nodes, compute_dtype(self)
         inputs, hidden = tf.cast(inputs, dtype), tf.cast(hidden, dtype)
         hidden_mask = tf.ones_like(hidden) if hidden_mask is None else tf.cast(hidden_mask, dtype)
@@ -148,18 +171,18 @@ class RecurrentSearchCell(keras.layers.Layer):
             if not training:
                 return normalise(x, *running), *running
             if replicas() == 1:
-                return self._batch_norm(x)
+                return kernels.batch_norm(x)
             moments = global_moments(x, count)
-            return self._normalise(x, *moments), *moments
+            return kernels.normalise(x, *moments), *moments
 
         def step(xW, h):
             # Cast in here, so that gradients of W are summed over time in the type of W.
             pre = xW + tf.matmul(h * hidden_mask, tf.cast(W0[n:], dtype))
-            states, means, variances = ([first] for first in normalised(self._highway(pre, h)))
+            states, means, variances = ([first] for first in normalised(kernels.highway(pre, h)))
             for i in range(nodes):
                 pre = tf.unstack(masked_product(tf.cast(W[i], dtype), hidden_mask, *states))
                 edges = [
-                    self._edge(pre, weights, tf.constant(edge), state)
+                    kernels.edge(pre, weights, tf.constant(edge), state)
                     for edge, (pre, state) in enumerate(
                         zip(pre, states, strict=True), edge_offset(i, 1)
                     )
@@ -168,25 +191,20 @@ class RecurrentSearchCell(keras.layers.Layer):
                 for collected, new in zip((states, means, variances), node, strict=True):
                     collected.append(new)
             output = tf.add_n(states[1:]) / nodes
-            return output, tf.stack(states), tf.stack(means), tf.stack(variances)
+            kept = [tf.stack(states)] if keep_states else []
+            return output, tf.stack(means), tf.stack(variances), *kept
 
         calls, moments = nodes + 1, self.variable_dtype
         with collective.within_loop():
-            outputs, last, (states, means, variances) = over_time(
-                step,
-                xW,
-                hidden,
-                [((calls, *hidden.shape), dtype), ((calls, n), moments), ((calls, n), moments)],
+            kept = [((calls, *hidden.shape), dtype)] if keep_states else []
+            outputs, last, (means, variances, *states) = over_time(
+                step, xW, hidden, [((calls, n), moments), ((calls, n), moments), *kept]
             )
         if training:
             # The published networks keep the unbiased variance.
             self._update(self.moving_mean, means)
             self._update(self.moving_variance, variances * (count / (count - 1)))
-        return Unrolled(outputs, last, states)
-
-    def _mixed_operation(self, pre, weights, edge, state):
-        # All weights and a number: a loop carries each tensor by itself, in each of its gradients.
-        return mixed_operation(pre, state, tf.gather(weights, edge), self.primitives)
+        return Unrolled(outputs, last, *states)
 
     def _update(self, statistic: keras.Variable, batches: tf.Tensor) -> None:
         """r <- 0.9 r + 0.1 b for every b of (time, calls, width) in turn, as one weighted sum."""
