@@ -36,7 +36,7 @@ NAMES = {
 
 FREE = {
     *("workdir", "output", "data_dir", "dataset", "genotype", "title", "alphas", "supernet"),
-    *("against", "xi", "learning_rates"),
+    *("against", "xi", "learning_rates", "class_weight"),
 }
 """The flags of text that take any."""
 
