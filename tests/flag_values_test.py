@@ -36,7 +36,7 @@ NAMES = {
 
 FREE = {
     *("workdir", "output", "data_dir", "dataset", "genotype", "title", "alphas", "supernet"),
-    *("against", "xi", "learning_rates"),
+    *("against", "xi", "learning_rates", "class_weight"),
 }
 """The flags of text that take any."""
 
@@ -54,6 +54,7 @@ RUNS = {
         (
             *(*SEARCH, "--batch_size=8", "--order=second_fd", "--nodeterministic", "--recompute"),
             *("--graph_optimizer=off", "--mixed_precision=bfloat16", "--nosync_batch_norm"),
+            "--split=published",
         ),
         (
             *(*SEARCH, "--batch_size=8", "--order=second_exact", "--strategy=mirrored"),
@@ -65,7 +66,7 @@ RUNS = {
         (
             *(*TRAIN, "--test_every_epoch", "--cutout_length=4", "--nodeterministic"),
             *("--mixed_precision=bfloat16", "--graph_optimizer=off", "--strategy=one_device"),
-            "--nosync_batch_norm",
+            *("--nosync_batch_norm", "--split=published"),
         ),
         (*TRAIN, "--cutout_length=4", "--mixed_precision=float16", "--strategy=mirrored"),
     ],

@@ -175,7 +175,7 @@ def fitted(model):
     """Trains on digits; the final loss and accuracy on the same images, and the model."""
     known = digits()
     batches = data.evaluation_batches(known.train_images, known.train_labels, 16)
-    model.fit(batches, epochs=8, verbose=0, shuffle=False)
+    model.fit(batches, epochs=25, verbose=0, shuffle=False)
     return model.evaluate(batches, verbose=0, return_dict=True)
 
 
@@ -196,7 +196,7 @@ def test_trainings_on_digits_end_near_float32(tmp_path):
         assert np.abs(served - own).max() < 0.05 * scale
         assert all(v.dtype in ("float32", "int64") for v in model.network.variables)
     exact = results["float32"]
-    assert exact["loss"] < 1.2 and exact["accuracy"] > 0.7  # from log 10 = 2.3 and 0.1
+    assert exact["loss"] < 0.5 and exact["accuracy"] > 0.9  # from log 10 = 2.3 and 0.1
     for precision in HALF:
         assert results[precision]["loss"] == pytest.approx(exact["loss"], abs=0.2)
         assert results[precision]["accuracy"] == pytest.approx(exact["accuracy"], abs=0.1)
@@ -230,7 +230,7 @@ def test_language_models_train_evaluate_and_are_exported_near_float32(kind, prec
         variables = (*model.network.variables, *model.optimizer.variables)
         assert not any(v.dtype in ("bfloat16", "float16") for v in variables)
     if kind == "derived":
-        export_language_model(model.network, tmp_path / "out", ["<unk>", *map(str, range(10))])
+        export_language_model(model.network, tmp_path / "out", ["<unk>", "<eos>", *"abcdefghi"])
     assert losses["float32"] < 2.3  # from log 11 = 2.40
     assert losses[precision] == pytest.approx(losses["float32"], abs=NEAR[precision])
 

@@ -48,7 +48,8 @@ class AveragedSGD(SGD):
     ):
         super().__init__(learning_rate, 0.0, l2, clip_norm, name)
         self.published = bool(published)
-        self.base_rate = float(self.learning_rate)  # of a schedule, the first
+        # Of a schedule the first; a variable of a strategy is no number for float().
+        self.base_rate = float(keras.ops.convert_to_numpy(self.learning_rate))
 
     def build(self, variables):
         """Makes the averages and the counters."""
