@@ -4,8 +4,8 @@ A strategy's sum cannot be called from a nested function; without one, every blo
 anew for every replica: minutes for a supernet. TensorFlow's own operation can. Two things must be
 so for it:
 
-The replicas find each other by a number, which differs from sum to sum; a function that is called
-again and again takes the first of its numbers as an argument.
+Every all-reduce needs an instance key of its own. A shared function is called many times, so each
+call passes it its first key.
 
 No replica may wait for a sum that another begins only later. A graph runs what has effects, as a
 sum has, in one order, but the graph of a strategy's step has the sums of all replicas: the first of
@@ -167,7 +167,7 @@ def _resource() -> tf.Tensor:
 
 
 def in_gradient() -> Callable[[], contextlib.AbstractContextManager]:
-    """To be asked for where a function with a gradient of its own (`tf.custom_gradient`) is made.
+    """Captures the all-reduce context, so that a custom gradient can restore it later.
 
     Returns:
         Makes a context in which that gradient can call `sum_over_replicas`.

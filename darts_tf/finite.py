@@ -1,4 +1,4 @@
-"""What in a step was first not finite: remembered on the device, read when somebody asks."""
+"""The first NaN or infinite value of a training step: recorded on the device, read on demand."""
 
 import dataclasses
 import math

@@ -96,9 +96,9 @@ def average(variables: list[keras.Variable]) -> None:
 
 
 class Parts:
-    """What each replica has of the variables that are summed when they are read, as of metrics.
+    """The values on each replica of variables that are summed when read, such as metrics.
 
-    Their sum alone would not do to go on exactly: later summands would be rounded otherwise.
+    Restoring only their sum would change the rounding of later updates.
 
     Args:
         strategy: The strategy.
@@ -469,7 +469,7 @@ class ReplicatedModel(keras.Model):
         return of_iterator
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: it is built. (Keras' own cannot take parts of different sizes.)"""
+        """Does nothing: the model is built. (Keras' own cannot take parts of different sizes.)"""
 
 
 @contextlib.contextmanager

@@ -293,7 +293,7 @@ def test_a_folder_with_another_runs_flags_is_refused_and_left_alone(program, ref
     assert (
         f"The work folder {tmp_path} holds a run with other flags: {'; '.join(sorted(differing))}. "
     ) in line
-    assert f"Repeat its command (--flagfile={tmp_path / 'flags.txt'}) to go on" in line
+    assert f"Repeat its command (--flagfile={tmp_path / 'flags.txt'}) to resume" in line
     assert contents(tmp_path) == before
 
 
@@ -313,7 +313,7 @@ def test_a_genotype_file_that_changed_since_the_run_began_is_refused(refused, tm
     before = contents(folder)
     line = refused(train_cnn, f"--genotype={path}", f"--workdir={folder}")
     assert f"The work folder {folder} holds a run with another genotype" in line
-    assert "Give that genotype to go on, or name another folder with --workdir." in line
+    assert "Give that genotype to resume, or name another folder with --workdir." in line
     after = contents(folder)
     after.pop("fingerprint.json")  # `begun` recorded none, as older versions
     assert after == before
@@ -393,7 +393,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_epochs(tmp_pa
     absurd = ("--learning_rate_min=1e38", "--epochs=2", "--limit=64", "--batch_size=16")
     command = (search_cnn, *TINY_SEARCH, *absurd, f"--workdir={tmp_path}")
     folders = []
-    for start in ("search epoch 1/2  ", "search goes on after epoch 1/2\n"):
+    for start in ("search epoch 1/2  ", "search resumes after epoch 1/2\n"):
         assert run(*command) == 1
         said = capsys.readouterr()
         assert said.out.startswith(start)

@@ -84,7 +84,7 @@ def test_a_killed_worker_ends_the_others_and_all_together_go_on(whole, tmp_path)
     again = started(*command)
     said, complained = again.communicate()
     assert again.returncode == 0, complained[-3000:]
-    assert re.search(r"search goes on after epoch [1-4]/4", said)
+    assert re.search(r"search resumes after epoch [1-4]/4", said)
     # Alphas, weights, optimizers, genotype, metrics: bit for bit those of the two undisturbed ones.
     expected = digests(whole)
     assert digests(tmp_path) == expected

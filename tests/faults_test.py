@@ -1,4 +1,4 @@
-"""Disks that are full, and folders in use: one line says it, and then the same command goes on."""
+"""Disks that are full, and folders in use: one line says it, and then the same command resumes."""
 
 import os
 import re
@@ -87,7 +87,7 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_survives(small_disk, 
     assert kept == ["000001-00000000.checkpoint"]
     filler.unlink()
     code, said, _ = search(folder, flags=large)
-    assert code == 0 and "search goes on after epoch 1/3\n" in said
+    assert code == 0 and "search resumes after epoch 1/3\n" in said
     for name in ("metrics.jsonl", "alphas.npz", "genotype.json"):
         assert (folder / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()
 

@@ -60,7 +60,7 @@ CODES = {"terminated": 75, "interrupted": 75, "twice": 130, "never": 0}
 NOT_SAVED = {"terminated": 0, "interrupted": 0, "named": 0, "half": 1, "twice": 1, "whole": 1}
 """Of N checkpoints, one after each step, those that are not there afterwards."""
 
-LINE = re.compile(r"^(\w+) goes on after (?:epoch (\d+)/\d+)?(?:, )?(?:step (\d+))?$", re.MULTILINE)
+LINE = re.compile(r"^(\w+) resumes after (?:epoch (\d+)/\d+)?(?:, )?(?:step (\d+))?$", re.MULTILINE)
 
 
 def start_arguments(moment, program, folder, *flags):
@@ -122,7 +122,7 @@ def test_every_moment_was_hit_and_the_last_run_ended(runs):
         if code == 75:
             name = {"terminated": "SIGTERM", "interrupted": "SIGINT"}[kind]
             assert said.splitlines()[-1] == (
-                f"stopped by {name}; what was done is saved. Run the same command again to go on."
+                f"stopped by {name}; what was done is saved. Run the same command again to resume."
             )
         assert ("unloads" in said.splitlines()) == (code == 0)
         if code == 130:

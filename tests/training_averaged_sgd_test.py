@@ -68,7 +68,7 @@ def test_averages_take_the_weights_place_and_give_it_back(precision):
 
 
 def test_its_state_is_all_in_its_variables(precision):
-    """What a checkpoint holds is enough to go on exactly."""
+    """What a checkpoint holds is enough to resume exactly."""
     results = []
     for interrupted in (False, True):
         variable = keras.Variable(np.zeros(2))

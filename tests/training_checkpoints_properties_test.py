@@ -70,7 +70,7 @@ def check(saved, newest, tmp_path, capsys):
         return True
     assert found.position == (1, 0) and values(state) == held[0]
     assert said.startswith(f"checkpoint  {tmp_path / '000001-00000002.checkpoint'} ")
-    assert said.endswith("going on from 000001-00000000.checkpoint\n") and said.count("\n") == 1
+    assert said.endswith("resuming from 000001-00000000.checkpoint\n") and said.count("\n") == 1
     assert len(said) < 800
     return False
 

@@ -164,7 +164,7 @@ def test_the_one_before_is_used_and_the_user_told_which_and_why(kind, saved, cap
     assert values(checkpoints) == values(expected)
     line, *more = capsys.readouterr().out.splitlines()
     assert line.startswith(f"checkpoint  {path} {words}") and not more
-    assert line.endswith("; going on from 000001-00000000.checkpoint")
+    assert line.endswith("; resuming from 000001-00000000.checkpoint")
     # Out of the way, so that it is not taken for the newest for ever.
     assert path.with_name(path.name + ".unusable").exists() and not path.exists()
 

@@ -346,7 +346,7 @@ def test_a_bad_state_is_never_saved(minutes, models, tmp_path):
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     newest = "000001-00000004" if minutes == 0 else "000001-00000000"
     assert names[-1] == f"{newest}.checkpoint"
-    # The same run on data that was repaired goes on from there.
+    # The same run on data that was repaired resumes from there.
     again = models("second_exact")
     at = loop.train(again, run(good, 2), [again.optimizer, again.arch_optimizer])
     assert at == ((1, 4) if minutes == 0 else (1, 0))

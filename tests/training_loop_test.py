@@ -1,4 +1,4 @@
-"""The training loop: what goes on after an interruption is what would have been."""
+"""The training loop: what resumes after an interruption is what would have been."""
 
 import dataclasses
 import functools
@@ -124,12 +124,12 @@ def whole(tmp_path_factory):
     "at, saving, begin, words",
     [
         ((0, 1), Saving(), (0, 0), None),
-        ((1, 1), Saving(), (1, 0), "test goes on after epoch 1/4"),
-        ((3, 0), Saving(), (3, 0), "test goes on after epoch 3/4"),
-        ((0, 1), EVERY_STEP, (0, 1), "test goes on after step 1"),
-        ((1, 1), EVERY_STEP, (1, 1), "test goes on after epoch 1/4, step 1"),
-        ((2, 2), EVERY_STEP, (2, 2), "test goes on after epoch 2/4, step 2"),
-        ((2, "test"), EVERY_STEP, (2, 2), "test goes on after epoch 2/4, step 2"),
+        ((1, 1), Saving(), (1, 0), "test resumes after epoch 1/4"),
+        ((3, 0), Saving(), (3, 0), "test resumes after epoch 3/4"),
+        ((0, 1), EVERY_STEP, (0, 1), "test resumes after step 1"),
+        ((1, 1), EVERY_STEP, (1, 1), "test resumes after epoch 1/4, step 1"),
+        ((2, 2), EVERY_STEP, (2, 2), "test resumes after epoch 2/4, step 2"),
+        ((2, "test"), EVERY_STEP, (2, 2), "test resumes after epoch 2/4, step 2"),
     ],
 )
 def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
@@ -141,7 +141,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
     model = make_model(seed=9 if words else 0)
     assert train(model, make_run(tmp_path)) == begin
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if "goes on" in line] == ([words] if words else [])
+    assert [line for line in said if "resumes" in line] == ([words] if words else [])
     same(tmp_path, model, whole)
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
     [
         ((0, 0), (0, 1)),
         ((2, 1), (2, 2)),
-        ((2, 2), (2, 3)),  # the epoch's evaluation is left to the run that goes on
+        ((2, 2), (2, 3)),  # the epoch's evaluation is left to the resumed run
         ((1, "test"), (1, 3)),
         ("end", (4, 0)),
     ],

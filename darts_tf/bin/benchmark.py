@@ -25,8 +25,8 @@ from absl import flags
 from darts_tf import processor
 from darts_tf.bin import common, devices, workloads
 from darts_tf.errors import InputError
+from darts_tf.search.orders import ORDERS
 
-ORDERS = ("first", "second_fd", "second_exact")
 COMPARED = ("median_s", "min_s", "start_s", "first_step_s", "peak_rss_mb")
 
 

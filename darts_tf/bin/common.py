@@ -87,7 +87,7 @@ def run(
         return USAGE_ERROR
     except StopRequested as stopped:
         print(
-            f"stopped by {stopped}; what was done is saved. Run the same command again to go on.",
+            f"stopped by {stopped}; what was done is saved. Run the same command again to resume.",
             flush=True,
         )
         # Nothing is left to be written, and whoever stops a run waits for its end: to free its
@@ -96,13 +96,13 @@ def run(
             os._exit(STOPPED)
         return STOPPED
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on.", file=sys.stderr, flush=True)
+        print("interrupted; run the same command again to resume.", file=sys.stderr, flush=True)
         return INTERRUPTED
     except Exception as error:
         if multi_worker(values) and _is_of_lost_worker(error):
             _print_error(
                 "Another worker was lost: it was killed, or cannot be reached any more. Start all "
-                "workers again with the same command; they go on from the last checkpoint. "
+                "workers again with the same command; they resume from the last checkpoint. "
                 f"{str(error)[:200]}"
             )
             sys.stdout.flush()

@@ -83,7 +83,7 @@ def load_description(folder: pathlib.Path) -> dict:
         raise InputError(
             f"The run in {folder} was trained by a version whose networks took images that the "
             "data had normalised, so that its model.keras does not know their scale. Repeat the "
-            "command of the run, with --flagfile=flags.txt of its folder: it goes on from the last "
+            "command of the run, with --flagfile=flags.txt of its folder: it resumes from the last "
             "checkpoint and writes both anew."
         )
     return found

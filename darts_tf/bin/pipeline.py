@@ -149,8 +149,8 @@ def _text(values, searching, training) -> tuple[str, dict]:
     saving = work_folder.saving_of(values)
     of_data = fingerprint.of_corpus(corpus, ("train", "valid", "test"))
     with _prepared(values, computation, of_data) as folder:
-        genotype = search_rnn.search(searching, corpus, folder / "search", saving, computation)
-        metrics = train_rnn.train(training, genotype, corpus, folder / "train", saving, computation)
+        genotype = search_rnn.search(searching, corpus, folder / "search", computation, saving)
+        metrics = train_rnn.train(training, genotype, corpus, folder / "train", computation, saving)
         _finish(folder, text.VOCABULARY)
     return train_rnn.report(metrics), metrics
 

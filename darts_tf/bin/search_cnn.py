@@ -13,6 +13,7 @@ from absl import flags
 
 from darts_tf.bin import common, devices, images, search_files, work_folder
 from darts_tf.errors import InputError, unknown_name
+from darts_tf.search.orders import ORDERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,6 @@ class SearchSettings:
                 f"Received: --train_portion={self.train_portion}."
             )
 
-
-ORDERS = ("first", "second_fd", "second_exact")
 
 HELP = {
     "order": "Architecture gradient: first, second_fd (as published) or second_exact.",

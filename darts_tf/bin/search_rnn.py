@@ -13,8 +13,7 @@ from absl import flags
 
 from darts_tf.bin import common, devices, search_files, text, work_folder
 from darts_tf.errors import InputError, unknown_name
-
-ORDERS = ("first", "second_fd", "second_exact")
+from darts_tf.search.orders import ORDERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +146,8 @@ def search(
     settings: SearchSettings,
     corpus,
     folder: pathlib.Path,
+    computation: devices.Computation,
     saving,
-    computation: devices.Computation = devices.ONE_DEVICE,
 ):
     """Searches in a work folder, from its newest checkpoint on; returns the genotype.
 
@@ -156,8 +155,8 @@ def search(
         settings: How.
         corpus: A `darts_tf.data.Corpus`; its test part is not touched.
         folder: The work folder, which exists.
-        saving: When checkpoints are taken, a `Saving`.
         computation: On which devices.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -250,7 +249,7 @@ def main(values: flags.FlagValues) -> int:
     devices.configure_devices(values, steps, branching=False, one_thread=True)
     of_data = fingerprint.of_corpus(corpus, ("train", "valid"))
     with work_folder.prepared(values, computation, of_data) as folder:
-        found = search(settings, corpus, folder, work_folder.saving_of(values), computation)
+        found = search(settings, corpus, folder, computation, work_folder.saving_of(values))
     print(search_files.report(folder, found))
     return common.DONE
 

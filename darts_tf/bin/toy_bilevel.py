@@ -10,8 +10,8 @@ from absl import flags
 
 from darts_tf.bin import common
 from darts_tf.errors import InputError
+from darts_tf.search.orders import ORDERS
 
-ORDERS = ("first", "second_fd", "second_exact")
 ROW = "{:>6}  {:>22}  {:>22}  {:>12}  {:>10}"
 DIVERGED = 1e6
 

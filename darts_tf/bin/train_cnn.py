@@ -286,11 +286,11 @@ def train(
 
 
 def check_genotype(genotype, path: pathlib.Path) -> None:
-    """Refuses to go on with other cells: a genotype file may have changed since the run began."""
+    """Refuses to resume with other cells: a genotype file may have changed since the run began."""
     if path.exists() and genotypes.load(path) != genotype:
         raise InputError(
             f"The work folder {path.parent} holds a run with another genotype, {path}: the file "
-            "named by --genotype has changed since. Give that genotype to go on, or name another "
+            "named by --genotype has changed since. Give that genotype to resume, or name another "
             "folder with --workdir."
         )
 

@@ -80,8 +80,8 @@ def train(
     genotype,
     corpus,
     folder: pathlib.Path,
+    computation: devices.Computation,
     saving,
-    computation: devices.Computation = devices.ONE_DEVICE,
 ) -> dict:
     """Trains in a work folder, from its newest checkpoint on; returns the final figures.
 
@@ -90,8 +90,8 @@ def train(
         genotype: The cell.
         corpus: A `darts_tf.data.Corpus`.
         folder: The work folder, which exists.
-        saving: When checkpoints are taken, a `Saving`.
         computation: On which devices.
+        saving: When checkpoints are taken, a `Saving`.
     """
     import keras
 
@@ -239,7 +239,7 @@ def main(values: flags.FlagValues) -> int:
     of_data = fingerprint.of_corpus(corpus, ("train", "valid", "test"))
     with work_folder.prepared(values, computation, of_data) as folder:
         metrics = train(
-            settings, genotype, corpus, folder, work_folder.saving_of(values), computation
+            settings, genotype, corpus, folder, computation, work_folder.saving_of(values)
         )
     print(report(metrics))
     print(f"metrics     {folder / 'metrics.json'}\nmodel       {folder / 'model.keras'}")

@@ -25,7 +25,7 @@ NOT_OF_THE_RUN = {"workdir", "data_dir", "flagfile", "undefok"} | {
     "strategy",
     "logical_devices",
 }
-"""Flags that say where and how fast, and may differ when a run goes on."""
+"""Flags that do not affect the result; they may change on resume."""
 
 BEFORE = {"split": "published"}
 """Flags that resume with the run's value if none is given, and what they were before they were
@@ -48,7 +48,7 @@ def define_flag(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder for everything that the run writes; the same command again goes on where it was.",
+        "Folder for everything that the run writes; the same command again resumes it.",
         required=True,
         flag_values=values,
     )
@@ -154,7 +154,7 @@ def prepared(
 def _of_other_worker(values: flags.FlagValues) -> Iterator[pathlib.Path]:
     """The folder of a worker that is not the first: a copy for itself, thrown away at the end.
 
-    Only the checkpoints are those of the work folder, so that all workers go on from the same.
+    Only the checkpoints are those of the work folder, so that all workers resume from the same.
 
     Raises:
         InputError: The work folder holds a run with other flags; they are named.
@@ -210,6 +210,6 @@ def _refuse_other_run(folder, own, saved) -> None:
         raise InputError(
             f"The work folder {folder} holds a run with other flags: {'; '.join(differing)}. "
             "Repeat its "
-            f"command (--flagfile={folder / 'flags.txt'}) to go on, or name another folder "
+            f"command (--flagfile={folder / 'flags.txt'}) to resume, or name another folder "
             "with --workdir."
         )

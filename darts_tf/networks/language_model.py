@@ -75,7 +75,7 @@ class Forward(NamedTuple):
 
 
 class LanguageModel(keras.Model):
-    """What both language models have in common; see there for the arguments.
+    """Base class of the language models; see the subclasses for the arguments.
 
     The hidden state is carried from window to window in variables: `hidden` from one training
     window to the next, `evaluation_hidden` between those of evaluation. `reset_states` sets them to
@@ -131,7 +131,7 @@ class LanguageModel(keras.Model):
             )
         )
         # Every step draws its masks from (seed, number of the step): all passes of one step have
-        # the same, and a run that goes on has those that it would have had.
+        # the same, and a resumed run has those that it would have had.
         self.steps_done = self.add_weight(
             name="steps_done", shape=(), dtype="int32", initializer="zeros", trainable=False
         )

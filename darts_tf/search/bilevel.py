@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from darts_tf.errors import unknown_name
 from darts_tf.loss_scale import gradient
+from darts_tf.search.orders import ORDERS
 from darts_tf.space.tracing import full_precision, gradients_of
 
 Alphas = list[tf.Tensor]
@@ -36,8 +37,6 @@ Gradient = Callable[[Loss, Loss, tf.Tensor, Alphas, "VirtualStep", Reduce], "Arc
 
 FINITE_DIFFERENCE_STEP = 0.01
 """Length of the step in weight space of the finite difference (paper, footnote 2)."""
-
-ORDERS = ("first", "second_fd", "second_exact")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ class PublishedSecondOrder:
 
         Args:
             weights: The supernet's `network_parameters`.
-            unmoved: The one of them.
+            unmoved: The weight to leave in place.
 
         Raises:
             InputError: It is not among them.

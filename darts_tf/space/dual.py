@@ -44,7 +44,7 @@ _directions = contextvars.ContextVar("directions", default=None)
 
 @contextlib.contextmanager
 def along(directions: Mapping[int, tf.Tensor] | None) -> Iterator[None]:
-    """Within it, weights are `Dual`.
+    """While active, `read` returns weights together with their tangents.
 
     Args:
         directions: The derivative of each weight, by the id of its variable; None for tensors.

@@ -27,7 +27,7 @@ def _within(setting: contextvars.ContextVar, value: Any) -> Iterator[None]:
 
 
 def exporting() -> contextlib.AbstractContextManager:
-    """Within it, graphs are made for inference elsewhere: one flat graph of stock operations."""
+    """While active, blocks are traced inline with stock ops, which converters can read."""
     return _within(_exporting, True)
 
 

@@ -17,7 +17,7 @@ class AveragedSGD(SGD):
         w <- w - learning_rate * g
         a <- the mean of the iterates w since the start
 
-    Training goes on from w; `averaged` puts a in its place for an evaluation.
+    Training continues from w; `averaged` puts a in its place for an evaluation.
 
     As published by default, which is PyTorch's ASGD with its two oddities: the average of n >= 2
     iterates leaves out the first, and a step uses the learning rate that was set for the step

@@ -116,7 +116,7 @@ def _number(value) -> float | list:
 def missing_epochs(path: pathlib.Path, epochs: int, why: str) -> InputError:
     """The answer to records that lack what was recorded before an interruption."""
     return InputError(
-        f"{path} does not hold the first {epochs} epochs of the run: {why}. The run goes on from "
+        f"{path} does not hold the first {epochs} epochs of the run: {why}. The run resumes from "
         "what is recorded there: put the file back, or begin anew in another folder."
     )
 

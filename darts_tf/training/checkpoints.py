@@ -64,7 +64,7 @@ class Saving:
 
 
 class Unusable(Exception):
-    """Why a file cannot be gone on from."""
+    """Why a checkpoint cannot be resumed from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Checkpoints:
                 refused.append((path, why))
                 continue
             for bad, why in refused if self.writes else ():
-                print(f"checkpoint  {bad} {why}; going on from {path.name}", flush=True)
+                print(f"checkpoint  {bad} {why}; resuming from {path.name}", flush=True)
                 os.replace(bad, bad.with_name(bad.name + ".unusable"))
             self.newest = state.position
             self.assign(state)

@@ -147,7 +147,7 @@ class Workers:
         return float(self._total(tf.constant(float(bool(this)), tf.float64))) > 0
 
     def check_alike(self, position: tuple[int, int], folder) -> None:
-        """Checks that all workers go on from the same position.
+        """Checks that all workers resume from the same position.
 
         Args:
             position: Epoch and step.
@@ -162,7 +162,7 @@ class Workers:
         differs = float(self._total(number)) != self._replicas * float(number)
         if self.any(differs):
             raise InputError(
-                f"The workers found different checkpoints; this one would go on after epoch "
+                f"The workers found different checkpoints; this one would resume after epoch "
                 f"{position[0]}, step {position[1]}, of {folder}. All workers need the same "
                 "--workdir on a file system that they share."
             )
@@ -265,8 +265,8 @@ class StopOnDivergence(keras.callbacks.Callback):
                 f"The replicas no longer have the same {self._what}: at step {self._step} of epoch "
                 f"{self._epoch + 1} those of replica {', '.join(map(str, differing))} differ from "
                 f"those of replica 0; at step {self._equal} they were equal. Run the same command "
-                "again to go on from the last checkpoint. If it happens again, a device is faulty, "
-                "or a layer of your own draws other random numbers on each replica."
+                "again to resume from the last checkpoint. If it recurs, a device is faulty, or a "
+                "layer of your own draws other random numbers on each replica."
             )
         self._equal = self._step
 

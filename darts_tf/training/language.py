@@ -24,7 +24,7 @@ class LanguageModelTraining(replicas.ReplicatedModel):
     """Trains a language model on consecutive windows of text.
 
     Loss of a step: the mean negative log-likelihood of the window's words, plus AR and TAR. The
-    hidden state goes on from window to window, the gradient does not.
+    hidden state is carried from window to window, the gradient does not.
 
     `evaluate` starts at hidden state zero and gives the mean negative log-likelihood over all words
     that have one before them; perplexity = exp(loss). (The authors' code divides by one word a row

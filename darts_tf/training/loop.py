@@ -1,4 +1,4 @@
-"""One loop for all programs: it goes on at any step, saves, stops and records.
+"""One loop for all programs: it resumes at any step, saves, stops and records.
 
 As `keras.Model.fit`, with the model's own compiled steps and Keras' callbacks; but it can begin in
 the middle of an epoch, and end there.
@@ -34,7 +34,7 @@ class Batches:
     Attributes:
         steps: Steps of an epoch.
         start: A function of an epoch and a step of it to the data set that begins with that step's
-            batch. The same step always has the same batch, so that a run that goes on reads what it
+            batch. The same step always has the same batch, so that a resumed run reads what it
             would have read.
         endless: Whether such a data set goes on with the next epochs; else it ends with its own.
     """
@@ -66,7 +66,7 @@ class Run:
         schedule: Learning rate of an epoch.
         callbacks: A function of the first epoch to more callbacks. What one of them sets at the
             begin of an epoch must be variables of the model or the optimizers, or follow from the
-            epoch: a run that goes on within an epoch calls it, and then restores the variables.
+            epoch: a run that resumes within an epoch calls it, then restores the variables.
         settings: What makes the run this run; checkpoints of others are refused.
         saving: When checkpoints are taken.
         clock: A function that returns seconds; for tests.
@@ -100,7 +100,7 @@ def _check_records(folder: pathlib.Path, begin: Position) -> None:
     """Checks that a run has the checkpoint that its records speak of, and the other way round.
 
     Raises:
-        InputError: It has not; what went on would not be what the records say.
+        InputError: It has not; what resumed would not be what the records say.
     """
     path = folder / METRICS
     recorded = path.read_bytes().count(b"\n") if path.exists() else 0
@@ -109,7 +109,7 @@ def _check_records(folder: pathlib.Path, begin: Position) -> None:
     # An epoch is recorded before it is saved: one may be there without the other.
     if begin == (0, 0) and recorded > 1:
         raise InputError(
-            f"{path} holds {recorded} epochs, but {folder / 'checkpoints'} no checkpoint to go on "
+            f"{path} holds {recorded} epochs, but {folder / 'checkpoints'} no checkpoint to resume "
             "from. Nothing was started over. Put the checkpoints back, name another folder with "
             "--workdir, or remove this one."
         )
@@ -127,7 +127,7 @@ def train(
         optimizers: Those of the model; a checkpoint holds their variables and the model's.
 
     Returns:
-        Where it went on: (0, 0) for a new run, (`run.epochs`, 0) if nothing was left to do.
+        Where it resumed: (0, 0) for a new run, (`run.epochs`, 0) if nothing was left to do.
 
     Raises:
         StopRequested: A signal asked to stop. The state after the last step is saved.
@@ -169,7 +169,7 @@ class _Training:
         if state:
             where = f" epoch {begin.epoch}/{run.epochs}" if begin.epoch else ""
             where += f"{',' if where else ''} step {begin.step}" if begin.step else ""
-            print(f"{run.title} goes on after{where}", flush=True)
+            print(f"{run.title} resumes after{where}", flush=True)
         self.callbacks = keras.callbacks.CallbackList(
             [
                 keras.callbacks.LearningRateScheduler(run.schedule),
