@@ -156,7 +156,10 @@ def test_the_published_trainings_run(name, corpus_folder, tmp_path, capsys):
     places = (f"--data_dir={corpus_folder}", f"--workdir={tmp_path}")
     assert run(train_rnn, flagfile(name), *TINY_TRAINING, *places) == 0
     said = capsys.readouterr().out
-    figures = r"^test perplexity \d+\.\d\d \(unigrams \d+\.\d\d\), [\d,]+ weights$"
+    figures = (
+        r"^test perplexity \d+\.\d\d \(unigrams \d+\.\d\d; \d+\.\d % of the words are <unk>\), "
+    )
+    figures += r"[\d,]+ weights$"
     assert re.search(figures, said, re.MULTILINE)
 
 

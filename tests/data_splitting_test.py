@@ -68,7 +68,7 @@ def test_labels_that_are_no_classes_are_divided_at_random():
     [
         ((examples([0, 1]), 1.0), "train_portion must lie .* excluded; received 1.0"),
         ((examples([0, 1]), 0.1), "train_portion 0.1 of 2 .* leaves one part .* empty"),
-        ((examples([0, 1]), 0.5, -1), "The seed must be an integer of 0 or more; received -1"),
+        ((examples([0, 1]), 0.5, -1), "seed must be a whole number of 0 or more. Received: -1"),
         (((np.zeros((3, 1)), [0, 1]), 0.5), "the data to split has 3 inputs but 2 labels"),
     ],
 )

@@ -121,12 +121,12 @@ def test_the_auxiliary_head_fits_every_image_that_the_network_takes():
 
 
 def test_settings_that_have_no_default_are_not_in_flags_txt(tmp_path):
-    from darts_tf.bin import work_folder
+    from darts_tf.bin import devices, work_folder
 
     values = flags.FlagValues()
     train_cnn.define_flags(values)
     values(["program", f"--workdir={tmp_path}"])
-    with work_folder.prepared(values, True) as folder:
+    with work_folder.prepared(values, devices.ONE_DEVICE, {}) as folder:
         assert "cutout_length" not in (folder / "flags.txt").read_text()
     values(["program", f"--workdir={tmp_path}", "--cutout_length=4"])
     with pytest.raises(InputError, match="--cutout_length was not set, now 4"):

@@ -28,19 +28,18 @@ def results(tmp_path_factory):
     folder, done = tmp_path_factory.mktemp("replicas"), {}
 
     def of(replicas):
+        path = folder / f"{replicas}.npz"
         if replicas not in done:
-            path = folder / f"{replicas}.npz"
             cases = WITH_3 if replicas == 3 else []
-            program = subprocess.run(
+            done[replicas] = subprocess.run(
                 [sys.executable, "-m", "tests.replicas_program", str(replicas), path, *cases],
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            assert program.returncode == 0, program.stderr[-3000:]
-            with np.load(path, allow_pickle=False) as arrays:
-                done[replicas] = dict(arrays)
-        return done[replicas]
+        assert done[replicas].returncode == 0, done[replicas].stderr[-3000:]
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     return of
 

@@ -60,7 +60,7 @@ def arrange(kind: str, when: str) -> None:
             kill()
         if kind == "named" and is_time(path.name == "checkpoints"):
             kill()
-        if kind == "alphas" and is_time(path.name == files.PARTIAL + "alphas.npz"):
+        if kind == "alphas" and is_time(files.left_of(path) == "alphas.npz"):
             kill()
         flush(path)
 

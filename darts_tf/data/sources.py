@@ -321,10 +321,12 @@ def _sampled(
 def _count(builder, split: str, limit: int | None) -> int:
     """The examples to be read: no more than declared, asked for, or than the files can hold."""
     info = builder.info.splits[split]
-    stored = 0
-    for path in info.filepaths:
+    try:
         # Reading tells of a file that is missing, and names it.
-        stored += tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else 0
+        there = [path for path in info.filepaths if tf.io.gfile.exists(path)]
+        stored = sum(tf.io.gfile.stat(path).length for path in there)
+    except Exception as error:  # whatever a damaged record provokes
+        raise unreadable(builder.name, builder.data_dir, error) from error
     count = min(info.num_examples, stored // _RECORD_BYTES)
     return count if limit is None else min(limit, count)
 

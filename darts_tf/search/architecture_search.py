@@ -183,15 +183,18 @@ class ArchitectureSearch(replicas.ReplicatedModel):
 
     def _start_of(self, pairing, initial_epoch: int) -> Callable[[], int]:
         """A function that tells, once callbacks have restored, with which step `fit` begins."""
-        before, steps = int(self.optimizer.iterations), pairing.steps_per_epoch
+        before, steps = self._steps_done(), pairing.steps_per_epoch
 
         def start():
             first = (self._initial_epoch or initial_epoch) * steps  # as Keras itself reads it
-            done = int(self.optimizer.iterations)
+            done = self._steps_done()
             # Restored within an epoch, which Keras then begins again: the data continues.
             return done if done != before and first <= done <= first + steps else first
 
         return start
+
+    def _steps_done(self) -> int:
+        return int(self.optimizer.iterations.value.numpy())
 
     def build_metrics(self, element_spec) -> None:
         """Makes the metrics' variables, from what a batch is; `fit` does it by itself.
