@@ -134,12 +134,12 @@ def weighted(count, seed):
 
 def test_pairs_have_weights():
     train, valid = weighted(8, 1), weighted(6, 2)
-    for halves in (
-        (train, valid),
-        [tf.data.Dataset.from_tensor_slices(half).batch(2) for half in (train, valid)],
-        (train, tf.data.Dataset.from_tensor_slices(valid).batch(2)),
+    for halves, options in (
+        ((train, valid), {"batch_size": 2}),
+        ([tf.data.Dataset.from_tensor_slices(half).batch(2) for half in (train, valid)], {}),
+        ((train, tf.data.Dataset.from_tensor_slices(valid).batch(2)), {"batch_size": 2}),
     ):
-        batches = pair(*halves, batch_size=2).stream()
+        batches = pair(*halves, **options).stream()
         for got, half in zip(next(iter(batches)), (train, valid), strict=True):
             for x, y, weight in zip(*(part.numpy() for part in got), strict=True):
                 row = np.flatnonzero((half[0] == x).all(1))[0]
@@ -218,7 +218,7 @@ def test_labels_out_of_range_are_named_and_a_good_model_trains_after_that():
     in_batch = f"{bad} of example 1 of batch 1 of the .* Expected 0 to 1, as the network has 2"
     for words, call in (
         (
-            expected.replace(".*", "validation half"),
+            f"valid holds the class {bad}, which train lacks",
             lambda: search.fit(pair(good[0], (x, wrong), batch_size=4)),
         ),
         (

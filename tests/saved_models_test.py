@@ -175,6 +175,7 @@ ARGUMENTS = [
             "activation": "softplus",
             "recompute": True,
             "name": "other",
+            "preprocessing": keras.layers.Rescaling(0.5),
         },
     ),
     (
@@ -187,6 +188,7 @@ ARGUMENTS = [
             "image_shape": (64, 64, 2),
             "seed": 3,
             "name": "other",
+            "preprocessing": keras.layers.Rescaling(0.5),
         },
     ),
     (RecurrentSupernet, lambda: {**LANGUAGE, **NARROW, "num_nodes": 1, "redraw_masks": True}),

@@ -223,10 +223,6 @@ class EvaluationNetwork(ImageNetwork):
         """(batch, num_classes)."""
         return (input_shape[0], self._config["num_classes"])
 
-    def get_config(self):
-        """The constructor's arguments, the genotype as JSON."""
-        return dict(self._config)
-
     @classmethod
     def from_config(cls, config):
         """The network of `get_config`."""

@@ -95,6 +95,10 @@ class ImageNetwork(keras.Model):
             said = "are not normalised" if self.preprocessing is None else "have another scale"
             warnings.warn(f"{problem} They {said}. {REMEDY}", stacklevel=2)
 
+    def get_config(self):
+        """The constructor's arguments, a genotype as JSON."""
+        return dict(self._config)
+
     @classmethod
     def from_config(cls, config):
         """The network of `get_config`."""

@@ -203,10 +203,6 @@ class Supernet(ImageNetwork):
         """(batch, num_classes)."""
         return (input_shape[0], self._config["num_classes"])
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return dict(self._config)
-
 
 def _kept(cell: SearchCell, before_last, last, softmax, training: bool) -> Number:
     return cell.call(before_last, last, softmax, training=training)
