@@ -98,3 +98,15 @@ def test_what_is_no_note_of_tensorflows_stays_on_the_terminal(tmp_path):
         [sys.executable, "-c", command, str(tmp_path)], capture_output=True, text=True
     )
     assert done.stderr == "a real error\nafter\n"
+
+
+def test_without_a_terminal_for_errors_the_import_works_all_the_same(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("")
+    command = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from darts_tf.bin import quiet; "
+        "os.close(2); quiet.quiet_tensorflow(); import tensorflow; print('imported')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "imported\n")

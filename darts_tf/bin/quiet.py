@@ -29,8 +29,14 @@ def quiet_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as written, open(os.dup(_ERRORS), "wb") as terminal:
+    with contextlib.ExitStack() as stack:
+        try:
+            terminal = stack.enter_context(open(os.dup(_ERRORS), "wb"))
+            written = stack.enter_context(tempfile.TemporaryFile())
+        except OSError:  # there is no stderr, or no place for a file: notes are no reason to end
+            yield
+            return
+        sys.stderr.flush()
         os.dup2(written.fileno(), _ERRORS)
         try:
             yield
